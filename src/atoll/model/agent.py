@@ -1,0 +1,219 @@
+"""What host and agent say to each other: the requests' parameters and results.
+
+`docs/protocol.md` describes frames, streams and credits; `agent/src/message.rs` is the same list in Rust.
+A struct travels as a MessagePack map by field name; a field that is missing has its default.
+"""
+
+from typing import Literal
+
+from msgspec import Struct
+
+
+class Hello(Struct, frozen=True, kw_only=True):
+    """First frame of the agent after the channel opens."""
+
+    protocol: int
+    agent_version: str
+    kernel: str
+
+
+class Disk(Struct, frozen=True, kw_only=True):
+    """A virtio-blk device by its fixed slot, e.g. `0000:00:05.0`."""
+
+    pci: str
+
+
+class Root(Struct, frozen=True, kw_only=True):
+    """The container's root: image layers as partitions 1..N of `image`, bottom first, under `writable`.
+
+    `writable` is an ext4 disk; without it the root is the image alone (`--read-only`).
+    With `read_only` the assembled root is mounted read-only even when `writable` is there.
+    """
+
+    image: Disk
+    layers: int
+    writable: Disk | None = None
+    read_only: bool = False
+
+
+class Mount(Struct, frozen=True, kw_only=True):
+    """A mount inside the container, made after the root, in order: tmpfs and the like."""
+
+    target: str
+    type: str
+    source: str
+    options: tuple[str, ...] = ()
+
+
+class Rlimit(Struct, frozen=True, kw_only=True):
+    """`name` as in setrlimit without RLIMIT_, lower case (`nofile`); 2**64-1 is unlimited."""
+
+    name: str
+    soft: int
+    hard: int
+
+
+class Limits(Struct, frozen=True, kw_only=True):
+    """The container's cgroup v2 limits; None is no limit."""
+
+    memory_bytes: int | None = None
+    memory_swap_bytes: int | None = None
+    cpu_quota_us: int | None = None
+    cpu_period_us: int = 100_000
+    cpu_shares: int | None = None
+    cpuset_cpus: str | None = None
+    pids: int | None = None
+
+
+class Terminal(Struct, frozen=True, kw_only=True):
+    """Size of the terminal to make, in characters."""
+
+    rows: int = 24
+    columns: int = 80
+
+
+class Stdio(Struct, frozen=True, kw_only=True):
+    """Stream ids, chosen by the host; None is /dev/null. With a terminal all output is on `stdout`."""
+
+    stdin: int | None = None
+    stdout: int | None = None
+    stderr: int | None = None
+
+
+class Process(Struct, frozen=True, kw_only=True):
+    """A process to start in the container.
+
+    `user` is Docker's `name|uid[:group|gid]`, looked up in the image's /etc/passwd and /etc/group.
+    `capabilities` are names without CAP_, upper case: the bounding, permitted, effective (and,
+    for uid 0, inheritable) set. HOME is added to `environment` from the passwd entry when missing.
+    """
+
+    arguments: tuple[str, ...]
+    environment: tuple[str, ...] = ()
+    working_dir: str = "/"
+    user: str = ""
+    groups: tuple[str, ...] = ()
+    capabilities: tuple[str, ...] = ()
+    rlimits: tuple[Rlimit, ...] = ()
+    no_new_privileges: bool = False
+    oom_score_adj: int = 0
+    terminal: Terminal | None = None
+    stdio: Stdio = Stdio()
+
+
+class Start(Struct, frozen=True, kw_only=True):
+    """Request `start`: the whole container in one round trip. Result: `Started`.
+
+    The container's first process has the process id `init` in later requests. `files` are written
+    into the root before the process starts (/etc/hostname, /etc/hosts, /etc/resolv.conf) by
+    bind-mounting files of a tmpfs, so that the image and the writable layer stay as they are.
+    `entropy` is mixed into the guest's RNG and a reseed forced before anything of the container runs.
+    """
+
+    hostname: str
+    domainname: str = ""
+    entropy: bytes
+    clock_ns: int
+    root: Root
+    mounts: tuple[Mount, ...] = ()
+    files: dict[str, bytes] = {}
+    sysctls: dict[str, str] = {}
+    limits: Limits = Limits()
+    masked_paths: tuple[str, ...] = ()
+    readonly_paths: tuple[str, ...] = ()
+    privileged: bool = False
+    init: bool = False
+    shm_bytes: int = 64 << 20
+    process: Process
+
+
+class Started(Struct, frozen=True, kw_only=True):
+    """Result of `start` and `exec`: the process's pid as the guest's root namespace sees it."""
+
+    pid: int
+
+
+class Exec(Struct, frozen=True, kw_only=True):
+    """Request `exec`: one more process in the container, named `id` from here on. Result: `Started`."""
+
+    id: str
+    privileged: bool = False
+    process: Process
+
+
+class Signal(Struct, frozen=True, kw_only=True):
+    """Request `signal`; `id` is `init` or an exec's id; `everyone` reaches all its processes. Result: nil."""
+
+    id: str
+    signal: int
+    everyone: bool = False
+
+
+class Resize(Struct, frozen=True, kw_only=True):
+    """Request `resize` of a process's terminal. Result: nil."""
+
+    id: str
+    rows: int
+    columns: int
+
+
+class ProcessList(Struct, frozen=True, kw_only=True):
+    """Result of `processes` (no parameters): one row a process of the container, pids as inside it."""
+
+    rows: tuple["ProcessRow", ...]
+
+
+class ProcessRow(Struct, frozen=True, kw_only=True):
+    """One process; times in seconds: since the epoch for `started_s`, used for `cpu_s`."""
+
+    pid: int
+    parent_pid: int
+    user: str
+    command: str
+    name: str
+    state: str
+    terminal: str
+    started_s: float
+    cpu_s: float
+    resident_bytes: int
+    virtual_bytes: int
+
+
+class Statistics(Struct, frozen=True, kw_only=True):
+    """Result of `statistics` (no parameters): the container's cgroup and the guest's memory."""
+
+    cpu_usage_us: int
+    cpu_user_us: int
+    cpu_system_us: int
+    online_cpus: int
+    throttled_periods: int = 0
+    throttled_us: int = 0
+    memory_bytes: int
+    memory_peak_bytes: int
+    memory_file_bytes: int
+    memory_anonymous_bytes: int
+    memory_inactive_file_bytes: int
+    memory_limit_bytes: int
+    guest_memory_total_bytes: int
+    guest_memory_available_bytes: int
+    pids: int
+    block_read_bytes: int
+    block_write_bytes: int
+    oom_kills: int
+
+
+class Exited(Struct, frozen=True, kw_only=True):
+    """Event `exited`, sent after the last byte of the process's output and its end-of-file frames.
+
+    `code` is the exit status, or 128 + the signal that ended it. `out_of_memory`: the kernel's
+    OOM killer struck in the container while it lived.
+    """
+
+    id: str
+    code: int
+    out_of_memory: bool = False
+
+
+Method = Literal[
+    "ping", "start", "exec", "signal", "resize", "processes", "statistics", "poweroff", "prepare_template"
+]

@@ -1,0 +1,126 @@
+"""A container as the engine stores it and the runtime reads it."""
+
+from datetime import datetime
+from enum import Enum
+from typing import Literal
+
+from msgspec import Struct
+
+from atoll.model.agent import Rlimit
+
+
+class ContainerState(Enum):
+    """Life of a container; `runtime/lifecycle.py` holds the transitions."""
+
+    CREATED = "created"
+    STARTING = "starting"
+    RUNNING = "running"
+    PAUSED = "paused"
+    STOPPING = "stopping"
+    EXITED = "exited"
+    DEAD = "dead"
+
+
+class RestartPolicy(Struct, frozen=True, kw_only=True):
+    """Docker's `--restart`; `maximum_retries` 0 is no maximum and only `on-failure` looks at it."""
+
+    name: Literal["no", "on-failure", "always", "unless-stopped"] = "no"
+    maximum_retries: int = 0
+
+
+class ContainerConfig(Struct, frozen=True, kw_only=True):
+    """What the user asked for, merged with the image's configuration where Docker merges it.
+
+    `entrypoint` + `command` is what runs. None for a limit is the setting's default or no limit.
+    `image` is as the user wrote it, `image_id` the digest of the image's configuration.
+    """
+
+    image: str
+    image_id: str
+    entrypoint: tuple[str, ...] = ()
+    command: tuple[str, ...] = ()
+    environment: tuple[str, ...] = ()
+    working_dir: str = "/"
+    user: str = ""
+    groups: tuple[str, ...] = ()
+    hostname: str
+    domainname: str = ""
+    labels: dict[str, str] = {}
+    terminal: bool = False
+    open_stdin: bool = False
+    stdin_once: bool = False
+    attach_stdin: bool = False
+    attach_stdout: bool = True
+    attach_stderr: bool = True
+    stop_signal: str = "SIGTERM"
+    stop_timeout_s: int | None = None
+    init: bool = False
+    read_only: bool = False
+    tmpfs: dict[str, str] = {}
+    shm_bytes: int = 64 << 20
+    nano_cpus: int | None = None
+    cpu_shares: int | None = None
+    cpu_quota_us: int | None = None
+    cpu_period_us: int | None = None
+    memory_bytes: int | None = None
+    memory_swap_bytes: int | None = None
+    pids_limit: int | None = None
+    disk_bytes: int | None = None
+    rlimits: tuple[Rlimit, ...] = ()
+    cap_add: tuple[str, ...] = ()
+    cap_drop: tuple[str, ...] = ()
+    privileged: bool = False
+    no_new_privileges: bool = False
+    sysctls: dict[str, str] = {}
+    oom_score_adj: int = 0
+    auto_remove: bool = False
+    restart: RestartPolicy = RestartPolicy()
+    extra_hosts: tuple[str, ...] = ()
+    dns: tuple[str, ...] = ()
+    dns_search: tuple[str, ...] = ()
+    dns_options: tuple[str, ...] = ()
+    log_max_bytes: int | None = None
+    log_max_files: int | None = None
+    platform: str = "linux/amd64"
+
+
+class ExitStatus(Struct, frozen=True, kw_only=True):
+    """How a container ended: the record a runtime leaves in the bundle (`exit.json`).
+
+    `reason` is empty for an ordinary end of the process; otherwise the sentence for `inspect`'s
+    State.Error. `stopped_by_user`: it ended because `stop` or `kill` asked for it.
+    """
+
+    code: int
+    finished_at: datetime
+    started_at: datetime | None = None
+    out_of_memory: bool = False
+    reason: str = ""
+    stopped_by_user: bool = False
+
+
+class BundleSpec(Struct, frozen=True, kw_only=True):
+    """`config.json` of a bundle: all that a runtime needs to start its container, and nothing else.
+
+    Paths are absolute. `layers` are the squashfs files, bottom first; `image_disk` is the composed
+    disk that shows them as partitions 1..N. `accelerator` is what the probe chose (`kvm` or `tcg`).
+    """
+
+    id: str
+    name: str
+    config: ContainerConfig
+    bundle: str
+    run_dir: str
+    kernel: str
+    initramfs: str
+    image_disk: str
+    layers: tuple[str, ...]
+    writable_disk: str | None
+    accelerator: Literal["kvm", "tcg"]
+    qemu: str
+    cpus: int
+    memory_mib: int
+    boot_timeout_s: float
+    vm_uid: int | None
+    log_max_bytes: int
+    log_max_files: int

@@ -1,0 +1,65 @@
+"""What engine and runtime say to each other, over the same frames as host and agent (`docs/protocol.md`).
+
+Requests `start`, `pause`, `resume`, `processes`, `statistics`, `state` and `wait` take no parameters;
+`signal`, `resize` take the agent's structs, which the runtime passes on after checking its state.
+"""
+
+from datetime import datetime
+
+from msgspec import Struct
+
+from atoll.model.agent import Process, Stdio
+from atoll.model.container import ContainerState
+
+
+class RuntimeState(Struct, frozen=True, kw_only=True):
+    """Result of `start` and `state`; `pid` is QEMU's, on the host."""
+
+    state: ContainerState
+    pid: int
+    started_at: datetime | None = None
+
+
+class Stop(Struct, frozen=True, kw_only=True):
+    """Request `stop`: `signal` to the first process, SIGKILL after `timeout_s` (None: never). Result: `ExitStatus`."""
+
+    signal: int
+    timeout_s: float | None
+
+
+class Attach(Struct, frozen=True, kw_only=True):
+    """Request `attach` to the first process: stream ids chosen by the engine. Result: nil, at once.
+
+    Output from this moment on is copied to the streams until end-of-file or until the engine
+    stops them; `stdin` is taken from the engine's stream; `close_stdin`: its end-of-file is the process's too.
+    May be sent before `start`, so that no byte is missed.
+    """
+
+    stdio: Stdio
+    close_stdin: bool = False
+
+
+class ExecStart(Struct, frozen=True, kw_only=True):
+    """Request `exec`: runs `process` (its `stdio` names streams of this connection). Result: agent's `Started`."""
+
+    id: str
+    privileged: bool = False
+    process: Process
+
+
+class ExecWait(Struct, frozen=True, kw_only=True):
+    """Request `exec_wait`: answers with `ExecExit` when the exec has ended."""
+
+    id: str
+
+
+class ExecExit(Struct, frozen=True, kw_only=True):
+    """Result of `exec_wait`."""
+
+    code: int
+
+
+class WaitLog(Struct, frozen=True, kw_only=True):
+    """Request `wait_log`: answers (nil) once more than `after_records` records were logged, or at the end."""
+
+    after_records: int
