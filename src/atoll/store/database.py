@@ -1,0 +1,85 @@
+"""One SQLite file for the whole engine; every package owns its own tables in it.
+
+A package keeps its tables as a tuple of statements, `SCHEMA`, and hands it to `migrate` when it starts.
+A statement is applied once, known by its digest: a schema grows by appending statements to the tuple
+(`ALTER TABLE ...`), never by changing one that was released.
+
+What is committed survives `kill -9` of the engine. After a power cut the last commits may be missing
+(`synchronous=NORMAL` in write-ahead mode), the file is whole: https://www.sqlite.org/wal.html.
+"""
+
+import hashlib
+import sqlite3
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from os import fspath
+from pathlib import Path
+
+from atoll.errors import Unavailable
+
+Arguments = Sequence[object] | Mapping[str, object]
+
+APPLIED = "CREATE TABLE IF NOT EXISTS applied_statement (digest TEXT PRIMARY KEY, statement TEXT NOT NULL) STRICT"
+
+
+class Database:
+    """The database at `path`, made when it is missing. Every thread may use it; a transaction excludes the others."""
+
+    def __init__(self, path: Path) -> None:
+        """Open `path`, or ":memory:"; raises `Unavailable` when it is no database of ours or cannot be written."""
+        self._lock = threading.RLock()
+        try:
+            self._connection = sqlite3.connect(fspath(path), isolation_level=None, check_same_thread=False, timeout=10)
+            self._connection.row_factory = sqlite3.Row
+            self._connection.execute("PRAGMA journal_mode = WAL")
+            self._connection.execute("PRAGMA synchronous = NORMAL")
+            self._connection.execute("PRAGMA foreign_keys = ON")
+            self._connection.execute(APPLIED)
+        except sqlite3.Error as error:
+            message = f"database {path} cannot be opened ({error}): check the disk, or move the file away to begin anew"
+            raise Unavailable(message) from error
+
+    def close(self) -> None:
+        """Close the file; a transaction under way is rolled back."""
+        with self._lock:
+            self._connection.close()
+
+    def migrate(self, statements: Sequence[str]) -> None:
+        """Apply those of `statements` that this file has not seen, in order, all or none."""
+        with self.transaction():
+            for statement in statements:
+                digest = hashlib.sha256(statement.encode()).hexdigest()
+                if not self.query("SELECT 1 FROM applied_statement WHERE digest = ?", (digest,)):
+                    self.execute(statement)
+                    self.execute("INSERT INTO applied_statement VALUES (?, ?)", (digest, statement))
+
+    def execute(self, sql: str, arguments: Arguments = ()) -> int:
+        """Run one statement and return how many rows it changed; `sqlite3.IntegrityError` is the caller's to name."""
+        with self._lock:
+            return self._connection.execute(sql, arguments).rowcount
+
+    def query(self, sql: str, arguments: Arguments = ()) -> list[sqlite3.Row]:
+        """All rows of one query; a row's columns go by name and by position."""
+        with self._lock:
+            return self._connection.execute(sql, arguments).fetchall()
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """Everything inside is committed together, or not at all when an exception leaves the block.
+
+        Transactions nest: the innermost are savepoints. Never await inside one.
+        """
+        with self._lock:
+            nested = self._connection.in_transaction
+            self._connection.execute("SAVEPOINT nested" if nested else "BEGIN IMMEDIATE")
+            try:
+                yield
+            except BaseException:
+                if nested:
+                    self._connection.execute("ROLLBACK TO nested")
+                    self._connection.execute("RELEASE nested")
+                elif self._connection.in_transaction:
+                    self._connection.execute("ROLLBACK")
+                raise
+            self._connection.execute("RELEASE nested" if nested else "COMMIT")
