@@ -1,62 +1,109 @@
-"""Where Atoll keeps things, and the settings file.
+"""The settings file: one typed table of every setting, its default and what it does.
 
-Paths: as root, state in /var/lib/atoll and the socket in /run/atoll; otherwise the XDG directories.
-`ATOLL_ROOT` and `ATOLL_SOCKET` override both. The client imports this module: it must stay light.
+`docs/settings.md` is this table, printed by `python -m atoll.settings`; a test keeps the two the same.
+The client does not import this module but `atoll.paths`.
 """
 
 import os
-from dataclasses import dataclass
+import tomllib
 from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta, Struct
+
+from atoll.errors import InvalidRequest
+from atoll.paths import Paths, paths
+
+__all__ = ["Paths", "Settings", "load_settings", "paths", "reference"]
 
 
-@dataclass(frozen=True)
-class Paths:
-    """The places of one engine: `root` holds state, `run` sockets and what a reboot forgets."""
+class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Every setting of an engine; the file may leave out any of them."""
 
-    root: Path
-    run: Path
-    socket: Path
+    cpus: Annotated[
+        int, Meta(ge=1, description="Virtual CPUs of a container without `--cpus`; never more than the host has.")
+    ] = 2
+    memory_mib: Annotated[int, Meta(ge=128, description="Memory in MiB of a container's VM without `--memory`.")] = 1024
+    disk_mib: Annotated[
+        int, Meta(ge=16, description="Size in MiB of a container's writable layer; the file is sparse, so a quota.")
+    ] = 10240
+    log_max_mib: Annotated[int, Meta(ge=1, description="Size in MiB at which a container's log file is rotated.")] = 64
+    log_max_files: Annotated[
+        int, Meta(ge=1, description="Log files kept for each container, the current one included.")
+    ] = 3
+    stop_timeout_s: Annotated[
+        int, Meta(ge=0, description="Seconds from the stop signal to SIGKILL when neither user nor image says.")
+    ] = 10
+    boot_timeout_s: Annotated[
+        float, Meta(ge=1, description="Seconds a VM may take from its start to its agent's first word.")
+    ] = 60.0
+    accelerator: Annotated[
+        Literal["auto", "kvm", "tcg"],
+        Meta(description="How QEMU runs guest code: `auto` tries whether KVM works and falls back to `tcg`."),
+    ] = "auto"
+    qemu: Annotated[str, Meta(description="The QEMU program: a name on PATH or an absolute path.")] = (
+        "qemu-system-x86_64"
+    )
+    vm_uid_first: Annotated[
+        int,
+        Meta(ge=1000, description="First of the user ids under which QEMU runs for root, one for each container."),
+    ] = 2_000_000_000
+    max_layer_bytes: Annotated[
+        int, Meta(ge=1 << 20, description="Most bytes one layer may unpack to: what stops a decompression bomb.")
+    ] = 64 << 30
+    insecure_registries: Annotated[
+        tuple[str, ...],
+        Meta(description="Registries (`host` or `host:port`) reached over plain HTTP; loopback always may be."),
+    ] = ()
 
-    @property
-    def database(self) -> Path:
-        return self.root / "atoll.db"
 
-    @property
-    def containers(self) -> Path:
-        """One bundle directory a container, by full id."""
-        return self.root / "containers"
-
-    @property
-    def content(self) -> Path:
-        """OCI blobs by digest, layers as squashfs, composed disks."""
-        return self.root / "content"
-
-    @property
-    def kernels(self) -> Path:
-        return self.root / "kernels"
-
-    @property
-    def engine_log(self) -> Path:
-        return self.root / "engine.log"
-
-    @property
-    def settings_file(self) -> Path:
-        return self.root / "atoll.toml"
+def load_settings(file: Path) -> Settings:
+    """The settings in `file`, defaults where it or a key is missing; raises `InvalidRequest` naming file and key."""
+    try:
+        return msgspec.convert(tomllib.loads(file.read_text()), Settings)
+    except FileNotFoundError:
+        return Settings()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidRequest(f"settings file {file} cannot be read: {error}") from error
+    except tomllib.TOMLDecodeError as error:
+        raise InvalidRequest(f"settings file {file} is not TOML: {error}") from error
+    except msgspec.ValidationError as error:
+        known = ", ".join(Settings.__struct_fields__)
+        raise InvalidRequest(f"settings file {file}: {error} (known settings: {known})") from error
 
 
-def paths() -> Paths:
-    """The paths of this user's engine, from the environment; creates nothing."""
-    environment = os.environ
-    if os.geteuid() == 0:
-        root, run = Path("/var/lib/atoll"), Path("/run/atoll")
-    else:
-        home = Path(environment.get("HOME", "/"))
-        root = Path(environment.get("XDG_DATA_HOME") or home / ".local/share") / "atoll"
-        run = Path(environment.get("XDG_RUNTIME_DIR") or root / "run") / "atoll"
-    if "ATOLL_ROOT" in environment:
-        root = Path(environment["ATOLL_ROOT"]).absolute()
-        run = root / "run"
-    socket = run / "atoll.sock"
-    if "ATOLL_SOCKET" in environment:
-        socket = Path(environment["ATOLL_SOCKET"]).absolute()
-    return Paths(root=root, run=run, socket=socket)
+_KINDS = {"integer": "a whole number", "number": "a number", "string": "a string", "array": "a list of strings"}
+
+
+def reference() -> str:
+    """The page `docs/settings.md`."""
+    schema = msgspec.json.schema(Settings)["$defs"]["Settings"]["properties"]
+    rows = []
+    for name, setting in schema.items():
+        kind = " or ".join(f"`{choice}`" for choice in setting.get("enum", [])) or _KINDS[setting["type"]]
+        if "minimum" in setting:
+            kind += f", at least {setting['minimum']}"
+        default = msgspec.json.encode(setting["default"]).decode()
+        rows.append(f"| `{name}` | {kind} | `{default}` | {setting['description']} |")
+    return _PAGE.format(rows="\n".join(rows))
+
+
+_PAGE = """\
+# Settings
+
+One TOML file, read when the engine starts: `/etc/atoll/atoll.toml` as root, otherwise
+`$XDG_CONFIG_HOME/atoll/atoll.toml` (`~/.config/atoll/atoll.toml`); with `ATOLL_ROOT` set, `$ATOLL_ROOT/atoll.toml`.
+A key or value that Atoll does not know keeps the engine from starting, with a message that names it.
+
+| setting | is | default | what it does |
+|---|---|---|---|
+{rows}
+
+Environment: `ATOLL_ROOT` moves all state, sockets and the settings file under one directory; `ATOLL_SOCKET` is
+the path of the engine's socket.
+"""
+
+
+if __name__ == "__main__":
+    os.write(1, reference().encode())
