@@ -1,0 +1,214 @@
+"""The JSON that crosses the socket, as types: what we read of it, not all there is.
+
+Only for the type checker: nothing imports this module when a command runs.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import TypeAlias, TypedDict
+
+Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
+Object: TypeAlias = "dict[str, Json]"
+Query: TypeAlias = Mapping[str, str | int | bool | None] | Sequence[tuple[str, str | int | bool | None]]
+
+
+class Port(TypedDict, total=False):
+    """A published port."""
+
+    IP: str
+    PrivatePort: int
+    PublicPort: int
+    Type: str
+
+
+class ContainerSummary(TypedDict, total=False):
+    """One row of `GET /containers/json`; `Created` in seconds since the epoch, sizes in bytes."""
+
+    Id: str
+    Names: list[str]
+    Image: str
+    ImageID: str
+    Command: str
+    Created: int
+    Ports: list[Port]
+    SizeRw: int
+    SizeRootFs: int
+    Labels: dict[str, str]
+    State: str
+    Status: str
+    Mounts: list[dict[str, str]]
+    NetworkSettings: dict[str, dict[str, Json]]
+
+
+class CreatedContainer(TypedDict):
+    """`POST /containers/create`."""
+
+    Id: str
+    Warnings: list[str] | None
+
+
+class State(TypedDict, total=False):
+    """How a container stands."""
+
+    Status: str
+    Running: bool
+    Paused: bool
+    Restarting: bool
+    ExitCode: int
+    Error: str
+
+
+class ContainerSettings(TypedDict, total=False):
+    """Of a container's `Config`."""
+
+    Tty: bool
+    OpenStdin: bool
+    AttachStdin: bool
+
+
+class Container(TypedDict, total=False):
+    """`GET /containers/{id}/json`."""
+
+    Id: str
+    Name: str
+    State: State
+    Config: ContainerSettings
+    HostConfig: dict[str, Json]
+
+
+class WaitError(TypedDict):
+    """Why a wait could not be answered."""
+
+    Message: str
+
+
+class WaitResult(TypedDict, total=False):
+    """`POST /containers/{id}/wait`."""
+
+    StatusCode: int
+    Error: WaitError | None
+
+
+class ExecState(TypedDict, total=False):
+    """`GET /exec/{id}/json`."""
+
+    ID: str
+    Running: bool
+    ExitCode: int | None
+
+
+class ProcessTable(TypedDict):
+    """`GET /containers/{id}/top`."""
+
+    Titles: list[str]
+    Processes: list[list[str]] | None
+
+
+class ImageSummary(TypedDict, total=False):
+    """One row of `GET /images/json`."""
+
+    Id: str
+    RepoTags: list[str] | None
+    RepoDigests: list[str] | None
+    Created: int
+    Size: int
+    SharedSize: int
+    Containers: int
+    Labels: dict[str, str] | None
+
+
+class Removed(TypedDict, total=False):
+    """One thing that `DELETE /images/{name}` did."""
+
+    Untagged: str
+    Deleted: str
+
+
+class Progress(TypedDict, total=False):
+    """So many of so many bytes."""
+
+    current: int
+    total: int
+
+
+class ProgressLine(TypedDict, total=False):
+    """One line of the answer to a pull, a load or an import."""
+
+    id: str
+    status: str
+    stream: str
+    progress: str
+    progressDetail: Progress
+    error: str
+    errorDetail: dict[str, str]
+
+
+class CpuUsage(TypedDict, total=False):
+    """Nanoseconds of CPU used."""
+
+    total_usage: int
+
+
+class CpuStatistics(TypedDict, total=False):
+    """CPU of the container and of the machine, in nanoseconds."""
+
+    cpu_usage: CpuUsage
+    system_cpu_usage: int
+    online_cpus: int
+
+
+class MemoryStatistics(TypedDict, total=False):
+    """Memory in bytes."""
+
+    usage: int
+    limit: int
+    stats: dict[str, int]
+
+
+class BlockEntry(TypedDict, total=False):
+    """Bytes of one kind of operation."""
+
+    op: str
+    value: int
+
+
+class BlockStatistics(TypedDict, total=False):
+    """Bytes of disk."""
+
+    io_service_bytes_recursive: list[BlockEntry] | None
+
+
+class NetworkStatistics(TypedDict, total=False):
+    """Bytes of one interface."""
+
+    rx_bytes: int
+    tx_bytes: int
+
+
+class PidStatistics(TypedDict, total=False):
+    """Number of processes."""
+
+    current: int
+
+
+class Statistics(TypedDict, total=False):
+    """`GET /containers/{id}/stats`: one line."""
+
+    id: str
+    name: str
+    read: str
+    preread: str
+    cpu_stats: CpuStatistics
+    precpu_stats: CpuStatistics
+    memory_stats: MemoryStatistics
+    blkio_stats: BlockStatistics
+    networks: dict[str, NetworkStatistics]
+    pids_stats: PidStatistics
+
+
+class Kernel(TypedDict, total=False):
+    """One row of `GET /atoll/kernels`."""
+
+    Version: str
+    Source: str
+    Current: bool
+    Digest: str

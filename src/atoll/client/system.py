@@ -1,0 +1,43 @@
+"""The endpoints of the engine itself: Docker's `/version` and `/info`, ours under `/atoll/`."""
+
+from typing import TYPE_CHECKING, cast
+
+from atoll.client.client import Client
+
+if TYPE_CHECKING:
+    from atoll.client.shapes import Kernel, Object
+
+
+def version(client: Client) -> "Object":
+    """Docker's version object."""
+    return cast("Object", client.get("/version"))
+
+
+def info(client: Client) -> "Object":
+    """Docker's info object."""
+    return cast("Object", client.get("/info"))
+
+
+def atoll_info(client: Client) -> "Object":
+    """What Atoll has to say beyond Docker's info."""
+    return cast("Object", client.get("/atoll/info"))
+
+
+def status(client: Client) -> "Object":
+    """How the engine stands: its kernel, accelerator and containers."""
+    return cast("Object", client.get("/atoll/status"))
+
+
+def stop(client: Client, *, timeout_s: int | None = None) -> None:
+    """Ask the engine to end."""
+    client.post("/atoll/stop", {"t": timeout_s})
+
+
+def kernels(client: Client) -> "list[Kernel]":
+    """The kernels that are here."""
+    return cast("list[Kernel]", client.get("/atoll/kernels"))
+
+
+def set_kernel(client: Client, body: "Object") -> "Kernel":
+    """Use another kernel from now on."""
+    return cast("Kernel", client.post("/atoll/kernels", body=body))
