@@ -1,0 +1,1 @@
+"""Images: references, content, layers and the disks that VMs see of them."""
