@@ -99,8 +99,12 @@ class Connection:
 
     # --- life
 
-    async def __aenter__(self) -> "Connection":
+    def open(self) -> None:
+        """Begin to receive; whoever does not use the connection as a context calls `close` at the end."""
         self._loop.add_reader(self._sock, self._read_socket)
+
+    async def __aenter__(self) -> "Connection":
+        self.open()
         return self
 
     async def __aexit__(

@@ -1,0 +1,191 @@
+"""The engine's side of a runtime: its requests as methods, standard streams as sessions.
+
+One connection carries everything that an engine has to do with one container: any number of requests and
+sessions at once. A connection that is lost raises `AgentFailed` (a `VmFailed`) in everybody who uses it.
+"""
+
+import os
+import signal
+import socket
+import struct
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Literal
+
+from msgspec import Raw
+from msgspec.structs import replace
+
+from atoll.channel import Connection, StreamsReader, StreamWriter
+from atoll.errors import Unavailable, VmFailed
+from atoll.model.agent import Process, ProcessList, Resize, Signal, Started, Statistics, Stdio
+from atoll.model.container import ExitStatus
+from atoll.model.runtime import Attach, ExecExit, ExecStart, ExecWait, RuntimeState, Stop, WaitLog
+from atoll.runtime.address import connect
+
+Output = tuple[Literal["stdout", "stderr"], bytes]
+
+# For what a runtime answers out of itself or its agent at once. What waits for the container has no deadline here.
+_SOON_S = 30.0
+_HELLO_S = 10.0
+
+
+class Session:
+    """The standard streams of one process, as one client sees them."""
+
+    def __init__(self, stdin: StreamWriter | None, output: StreamsReader | None, stdio: Stdio) -> None:
+        self.stdin = stdin
+        self._output = output
+        self._stderr = stdio.stderr
+
+    async def output(self) -> AsyncIterator[Output]:
+        """Pieces of at most 64 KiB in the order in which they were written, until all streams have ended.
+
+        Not taking them stops the process that writes. Raises `VmFailed` when the connection is lost before the end.
+        """
+        if self._output is None:
+            return
+        while piece := await self._output.read():
+            if piece.data:
+                yield ("stderr" if piece.stream == self._stderr else "stdout", piece.data)
+
+    def leave(self) -> None:
+        """Take no more output, send no more input."""
+        if self._output is not None:
+            self._output.stop()
+        if self.stdin is not None:
+            self.stdin.end()
+
+
+class RuntimeClient:
+    """A connection to one container's runtime; made by `connect`, ended by `close`."""
+
+    def __init__(self, connection: Connection, pid: int) -> None:
+        self.pid = pid
+        self._connection = connection
+
+    @classmethod
+    async def connect(cls, run_dir: Path) -> "RuntimeClient":
+        """Connect to the runtime that listens in `run_dir`; raises `Unavailable` when none does."""
+        try:
+            sock = connect(run_dir)
+        except OSError as error:
+            raise Unavailable(f"no runtime listens in {run_dir}: {error.strerror}") from error
+        peer = struct.Struct("3i")
+        pid, _, _ = peer.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, peer.size))
+        connection = Connection(sock, "the container's runtime", _ignore_event)
+        connection.open()
+        try:
+            await connection.hello(_HELLO_S)
+        except TimeoutError:
+            connection.close("it did not answer")
+            raise VmFailed(f"the runtime in {run_dir} (process {pid}) does not answer: kill it") from None
+        except BaseException:
+            connection.close("the attempt to connect ended")
+            raise
+        return cls(connection, pid)
+
+    async def close(self) -> None:
+        """Hang up; the runtime goes on."""
+        self._connection.close("the engine hung up")
+
+    async def wait_gone(self) -> None:
+        """Wait until the runtime has ended: its VM is gone and the writable disk free."""
+        await self._connection.wait_closed()
+
+    def kill(self) -> None:
+        """SIGKILL the runtime, and its VM with it."""
+        if not self._connection.is_closed:
+            os.kill(self.pid, signal.SIGKILL)
+
+    async def start(self) -> RuntimeState:
+        """Start the first process, once the VM is up; raises `StartFailed` or `VmFailed`."""
+        return await self._connection.call("start", None, RuntimeState, None)
+
+    async def state(self) -> RuntimeState:
+        """The state now."""
+        return await self._connection.call("state", None, RuntimeState, _SOON_S)
+
+    async def stop(self, signal: int, timeout_s: float | None) -> ExitStatus:
+        """`signal` to the first process, SIGKILL after `timeout_s` seconds (None: never); waits for the end."""
+        return await self._connection.call("stop", Stop(signal=signal, timeout_s=timeout_s), ExitStatus, None)
+
+    async def wait(self) -> ExitStatus:
+        """Wait for the end of the container: its last byte of output is logged, its exit is recorded."""
+        return await self._connection.call("wait", None, ExitStatus, None)
+
+    async def signal(self, process: str, signal: int) -> None:
+        """Send a signal to `init` or an exec; raises `Conflict` when it does not run."""
+        await self._connection.call("signal", Signal(id=process, signal=signal), None, _SOON_S)
+
+    async def resize(self, process: str, rows: int, columns: int) -> None:
+        """Set the size of a process's terminal."""
+        await self._connection.call("resize", Resize(id=process, rows=rows, columns=columns), None, _SOON_S)
+
+    async def pause(self) -> None:
+        """Stop the VM's processors."""
+        await self._connection.call("pause", None, None, _SOON_S)
+
+    async def resume(self) -> None:
+        """Let the VM's processors go on."""
+        await self._connection.call("resume", None, None, _SOON_S)
+
+    async def processes(self) -> ProcessList:
+        """The container's processes."""
+        return await self._connection.call("processes", None, ProcessList, _SOON_S)
+
+    async def statistics(self) -> Statistics:
+        """The container's use of resources."""
+        return await self._connection.call("statistics", None, Statistics, _SOON_S)
+
+    async def wait_log(self, after_records: int) -> None:
+        """Wait until the log's last record has a number above `after_records`, or the container has ended."""
+        await self._connection.call("wait_log", WaitLog(after_records=after_records), None, None)
+
+    async def exec_wait(self, exec_id: str) -> int:
+        """Wait for the end of an exec; its exit code."""
+        return (await self._connection.call("exec_wait", ExecWait(id=exec_id), ExecExit, None)).code
+
+    @asynccontextmanager
+    async def attach(self, *, stdin: bool, stdout: bool, stderr: bool, close_stdin: bool) -> AsyncIterator[Session]:
+        """The first process's streams from now on, also before `start`; leaving the block detaches.
+
+        With `close_stdin` the end of the session's input, and leaving, is the process's end-of-file.
+        """
+        session, stdio = self._open_streams(stdin, stdout, stderr)
+        try:
+            await self._connection.call("attach", Attach(stdio=stdio, close_stdin=close_stdin), None, _SOON_S)
+            yield session
+        finally:
+            session.leave()
+
+    @asynccontextmanager
+    async def exec(
+        self, exec_id: str, process: Process, *, privileged: bool, stdin: bool, stdout: bool
+    ) -> AsyncIterator[Session]:
+        """Start one more process; raises `StartFailed`. Leaving the block detaches, the process goes on.
+
+        What `process` leaves empty of user, capabilities, limits and environment is the container's.
+        """
+        session, stdio = self._open_streams(stdin, stdout, stdout and process.terminal is None)
+        try:
+            start = ExecStart(id=exec_id, privileged=privileged, process=replace(process, stdio=stdio))
+            await self._connection.call("exec", start, Started, None)
+            yield session
+        finally:
+            session.leave()
+
+    def _open_streams(self, stdin: bool, stdout: bool, stderr: bool) -> tuple[Session, Stdio]:
+        writer = self._connection.open_writer() if stdin else None
+        stdio = Stdio(
+            stdin=writer.stream if writer is not None else None,
+            stdout=self._connection.next_stream() if stdout else None,
+            stderr=self._connection.next_stream() if stderr else None,
+        )
+        outputs = [stream for stream in (stdio.stdout, stdio.stderr) if stream is not None]
+        reader = self._connection.open_readers(*outputs) if outputs else None
+        return Session(writer, reader, stdio), stdio
+
+
+def _ignore_event(_: str, __: Raw) -> None:
+    """`exited` is for clients that do not `wait`."""
