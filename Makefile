@@ -30,10 +30,10 @@ lint: test-packages .venv/test-installed ## Check formatting, types, the depende
 	$(bin)/mypy
 	$(bin)/lint-imports
 	$(bin)/vulture
-	shellcheck --severity=warning scripts/* .ci/run
+	shellcheck --severity=warning $$(grep -lrE "^#!.*(bash|/sh)" scripts bench .ci)
 	cd agent && ../scripts/cargo fmt --check
 	cd agent && ../scripts/cargo clippy --locked --all-targets --quiet -- --deny warnings
-	$(bin)/python scripts/check-links
+	$(bin)/python scripts/check_links.py
 
 .PHONY: bench
 bench: demo-packages .venv/runtime-installed $(agent) ## Measure the start of a container and of the command, and print the figures
@@ -42,7 +42,7 @@ bench: demo-packages .venv/runtime-installed $(agent) ## Measure the start of a 
 
 .PHONY: docs
 docs: .venv/runtime-installed ## Check that every link in the Markdown pages leads somewhere
-	$(bin)/python scripts/check-links
+	$(bin)/python scripts/check_links.py
 
 .PHONY: demo-packages test-packages
 demo-packages:
