@@ -13,8 +13,8 @@ TOOLS = BUILD / "tools"
 
 
 def program(name: str) -> Path:
-    """The program `name` from PATH or from `build/tools`; its absence fails the test with its name."""
-    found = shutil.which(name) or shutil.which(name, path=TOOLS)
+    """The program `name` from `build/tools` or PATH; its absence fails the test with its name."""
+    found = shutil.which(name, path=TOOLS) or shutil.which(name)
     assert found, f"{name} is missing: run 'make test', which installs it, or scripts/install-packages test"
     return Path(found)
 
