@@ -1,0 +1,155 @@
+"""From what the user asked for to what the agent does: `BundleSpec` -> `Start`, `ExecStart` -> `Exec`.
+
+Pure functions, and the one place for Docker's defaults about a container's inside: environment, capabilities,
+paths that are masked or read-only, limits. Source of the defaults: what `docker run` shows inside a container.
+"""
+
+from atoll.errors import InvalidRequest
+from atoll.guest.capabilities import capabilities
+from atoll.guest.network_files import network_files
+from atoll.guest.tmpfs import tmpfs_mount
+from atoll.model.agent import Disk, Exec, Limits, Process, Rlimit, Root, Start, Stdio, Terminal
+from atoll.model.container import BundleSpec, ContainerConfig
+from atoll.model.runtime import ExecStart
+
+DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+UNLIMITED = 2**64 - 1
+
+MASKED_PATHS = (
+    "/proc/acpi",
+    "/proc/asound",
+    "/proc/interrupts",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/sched_debug",
+    "/proc/scsi",
+    "/proc/timer_list",
+    "/proc/timer_stats",
+    "/sys/devices/virtual/powercap",
+    "/sys/firmware",
+)
+READONLY_PATHS = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
+
+# What containers see under dockerd as Debian starts it; the guest's own defaults are those of a bare PID 1.
+_RLIMITS = {
+    "core": Rlimit(name="core", soft=UNLIMITED, hard=UNLIMITED),
+    "nofile": Rlimit(name="nofile", soft=1_048_576, hard=1_048_576),
+    "nproc": Rlimit(name="nproc", soft=UNLIMITED, hard=UNLIMITED),
+}
+# Docker's, so that a process without capabilities may ping and serve on port 80.
+_SYSCTLS = {"net.ipv4.ip_unprivileged_port_start": "0", "net.ipv4.ping_group_range": "0 2147483647"}
+
+_NANO = 1_000_000_000
+_PERIOD_US = 100_000
+
+
+def start_request(
+    spec: BundleSpec, *, image: Disk, writable: Disk | None, stdio: Stdio, entropy: bytes, clock_ns: int
+) -> Start:
+    """The request that starts a container. Raises `InvalidRequest` for values that nobody could carry out."""
+    config = spec.config
+    return Start(
+        hostname=config.hostname,
+        domainname=config.domainname,
+        entropy=entropy,
+        clock_ns=clock_ns,
+        root=Root(image=image, layers=len(spec.layers), writable=writable, read_only=config.read_only),
+        mounts=tuple(tmpfs_mount(target, options) for target, options in sorted(config.tmpfs.items())),
+        files=network_files(config),
+        sysctls=_SYSCTLS | config.sysctls,
+        limits=limits(config),
+        masked_paths=() if config.privileged else MASKED_PATHS,
+        readonly_paths=() if config.privileged else READONLY_PATHS,
+        privileged=config.privileged,
+        init=config.init,
+        shm_bytes=config.shm_bytes,
+        process=Process(
+            arguments=_arguments(config.entrypoint + config.command),
+            environment=environment(config, terminal=config.terminal),
+            working_dir=config.working_dir or "/",
+            user=config.user,
+            groups=config.groups,
+            capabilities=capabilities(config.cap_add, config.cap_drop, config.privileged),
+            rlimits=rlimits(config),
+            no_new_privileges=config.no_new_privileges,
+            oom_score_adj=config.oom_score_adj,
+            terminal=Terminal() if config.terminal else None,
+            stdio=stdio,
+        ),
+    )
+
+
+def exec_request(spec: BundleSpec, asked: ExecStart, stdio: Stdio) -> Exec:
+    """The request for one more process: what `asked` leaves empty is as in the container's first process."""
+    config, process = spec.config, asked.process
+    privileged = asked.privileged or config.privileged
+    return Exec(
+        id=asked.id,
+        privileged=asked.privileged,
+        process=Process(
+            arguments=_arguments(process.arguments),
+            environment=environment(config, process.environment, terminal=process.terminal is not None),
+            working_dir=process.working_dir or "/",
+            user=process.user or config.user,
+            groups=process.groups or config.groups,
+            capabilities=process.capabilities or capabilities(config.cap_add, config.cap_drop, privileged),
+            rlimits=process.rlimits or rlimits(config),
+            no_new_privileges=process.no_new_privileges or config.no_new_privileges,
+            oom_score_adj=process.oom_score_adj or config.oom_score_adj,
+            terminal=process.terminal,
+            stdio=stdio,
+        ),
+    )
+
+
+def environment(config: ContainerConfig, more: tuple[str, ...] = (), *, terminal: bool) -> tuple[str, ...]:
+    """PATH, HOSTNAME, TERM (with a terminal), then the container's own variables, then `more`.
+
+    A later value replaces an earlier one in its place; a name without `=` takes the variable away. HOME
+    is the agent's to add: it comes from the image's /etc/passwd.
+    """
+    variables = {"PATH": f"PATH={DEFAULT_PATH}", "HOSTNAME": f"HOSTNAME={config.hostname}"}
+    if terminal:
+        variables["TERM"] = "TERM=xterm"
+    for entry in (*config.environment, *more):
+        name, equals, _ = entry.partition("=")
+        if equals:
+            variables[name] = entry
+        else:
+            variables.pop(name, None)
+    return tuple(variables.values())
+
+
+def rlimits(config: ContainerConfig) -> tuple[Rlimit, ...]:
+    """Docker's defaults, replaced by `--ulimit`."""
+    chosen = _RLIMITS | {limit.name: limit for limit in config.rlimits}
+    for limit in chosen.values():
+        if limit.soft > limit.hard:
+            raise InvalidRequest(f"bad ulimit {limit.name}: its soft limit {limit.soft} is above its hard one")
+    return tuple(chosen[name] for name in sorted(chosen))
+
+
+def limits(config: ContainerConfig) -> Limits:
+    """The cgroup's limits. `memory_swap_bytes` is what may be swapped, not Docker's sum of memory and swap."""
+    period_us = config.cpu_period_us or _PERIOD_US
+    quota_us = config.cpu_quota_us if config.cpu_quota_us and config.cpu_quota_us > 0 else None
+    if config.nano_cpus:
+        quota_us = max(1000, config.nano_cpus * period_us // _NANO)  # 1 ms is the least that the kernel takes
+    swap_bytes = None
+    if config.memory_bytes and config.memory_swap_bytes is not None and config.memory_swap_bytes > 0:
+        swap_bytes = max(0, config.memory_swap_bytes - config.memory_bytes)
+    return Limits(
+        memory_bytes=config.memory_bytes or None,
+        memory_swap_bytes=swap_bytes,
+        cpu_quota_us=quota_us,
+        cpu_period_us=period_us,
+        cpu_shares=config.cpu_shares or None,
+        pids=config.pids_limit if config.pids_limit and config.pids_limit > 0 else None,
+    )
+
+
+def _arguments(arguments: tuple[str, ...]) -> tuple[str, ...]:
+    if not arguments or not arguments[0]:
+        raise InvalidRequest("no command given: neither the image nor the request names one")
+    return arguments
