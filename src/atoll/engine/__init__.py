@@ -1,0 +1,1 @@
+"""The engine, `atolld`: it owns containers and talks to their runtimes."""

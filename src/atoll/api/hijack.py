@@ -1,0 +1,189 @@
+"""Taking a connection over from HTTP: attach and exec become a raw stream in both directions.
+
+The server answers `101 UPGRADED` (or 200 to a client that did not ask to upgrade) and from there on the connection is
+ours: aiohttp hears no more of it. Back-pressure goes both ways. A client that does not read stops the container's
+process; a process that does not read its standard input stops the client. The client may shut down its sending side
+(end of file for the process) and go on reading.
+
+Source: Docker Engine API reference, "Attach to a container", hijacking.
+"""
+
+import asyncio
+import socket
+from collections.abc import Awaitable
+from types import TracebackType
+from typing import Literal, TypeVar
+
+from aiohttp import web
+from aiohttp.abc import AbstractStreamWriter
+from aiohttp.web_protocol import RequestHandler
+
+RAW = "application/vnd.docker.raw-stream"
+MULTIPLEXED = "application/vnd.docker.multiplexed-stream"
+
+T = TypeVar("T")
+
+_HIJACKED = "hijacked"
+
+_MOST_UNREAD_BYTES = 256 * 1024
+
+
+class ClientGone(Exception):
+    """The client has closed the connection, or its reading side."""
+
+
+class HijackedConnection(asyncio.Protocol):
+    """The raw connection: `read` what the client sends, `write` to it. Leaving the block closes it."""
+
+    def __init__(self, http: "RequestHandler[web.Request]", transport: asyncio.Transport) -> None:
+        self._http = http
+        self._transport = transport
+        self._unread = bytearray()
+        self._is_at_end = False
+        self._is_gone = False
+        self._readable = asyncio.Event()
+        self._writable = asyncio.Event()
+        self._writable.set()
+        self._closed = asyncio.Event()
+
+    @classmethod
+    def take(cls, request: web.Request, content_type: str) -> "HijackedConnection":
+        """Answer `request` and take its connection; the handler then returns `Hijacked()`."""
+        http, transport = request.protocol, request.transport
+        if transport is None or not isinstance(transport, asyncio.Transport):
+            raise ClientGone
+        connection = cls(http, transport)
+        request[_HIJACKED] = True
+        upgrades = "upgrade" in request.headers.get("Connection", "").lower() and "Upgrade" in request.headers
+        head = (
+            f"HTTP/1.1 101 UPGRADED\r\nContent-Type: {content_type}\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n"
+            if upgrades
+            else f"HTTP/1.1 200 OK\r\nContent-Type: {content_type}\r\n\r\n"
+        )
+        # Hands over what the client sent together with its request.
+        http.set_parser(connection)
+        transport.set_protocol(connection)
+        transport.resume_reading()
+        transport.write(head.encode())
+        return connection
+
+    def __enter__(self) -> "HijackedConnection":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._transport.close()
+
+    async def read(self) -> bytes:
+        """What the client sent; nothing at its end of file. Raises `ClientGone` when it is not there any more."""
+        while not self._unread:
+            if self._is_gone:
+                raise ClientGone
+            if self._is_at_end:
+                return b""
+            self._readable.clear()
+            await self._readable.wait()
+        data = bytes(self._unread)
+        self._unread.clear()
+        if not self._is_at_end and not self._is_gone:
+            self._transport.resume_reading()
+        return data
+
+    async def write(self, *parts: bytes) -> None:
+        """Send all `parts`, waiting while the client does not read; raises `ClientGone`."""
+        if self._is_gone:
+            raise ClientGone
+        self._transport.writelines(parts)
+        if not self._writable.is_set():
+            await self._writable.wait()
+        if self._is_gone:
+            raise ClientGone
+
+    def finish(self) -> None:
+        """No more output: shut down our sending side once everything is sent."""
+        if not self._is_gone and self._transport.can_write_eof():
+            self._transport.write_eof()
+
+    async def unless_gone(self, wait: Awaitable[T]) -> T:
+        """The result of `wait`; raises `ClientGone` when the client leaves first."""
+        waiting = asyncio.ensure_future(wait)
+        gone = asyncio.ensure_future(self.gone())
+        try:
+            await asyncio.wait((waiting, gone), return_when=asyncio.FIRST_COMPLETED)
+            if not waiting.done():
+                raise ClientGone
+            return waiting.result()
+        finally:
+            waiting.cancel()
+            gone.cancel()
+
+    async def gone(self) -> None:
+        """Wait until the client is not there any more."""
+        await self._closed.wait()
+
+    def feed_data(self, data: bytes) -> tuple[bool, bytes]:
+        """aiohttp's parser protocol: bytes that it had read already."""
+        self._unread += data
+        self._readable.set()
+        return False, b""
+
+    def feed_eof(self) -> None:
+        """aiohttp's parser protocol."""
+        self.eof_received()
+
+    def data_received(self, data: bytes) -> None:
+        """From the transport."""
+        self._unread += data
+        self._readable.set()
+        if len(self._unread) >= _MOST_UNREAD_BYTES:
+            self._transport.pause_reading()
+
+    def eof_received(self) -> Literal[True]:
+        """From the transport; we go on sending."""
+        self._is_at_end = True
+        self._readable.set()
+        return True
+
+    def pause_writing(self) -> None:
+        """From the transport: the client reads too slowly."""
+        self._writable.clear()
+
+    def resume_writing(self) -> None:
+        """From the transport."""
+        self._writable.set()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """From the transport; aiohttp counts connections and must hear of the end."""
+        self._is_gone = True
+        self._closed.set()
+        self._readable.set()
+        self._writable.set()
+        self._http.connection_lost(error)
+
+
+class Hijacked(web.StreamResponse):
+    """What a handler returns whose connection is not HTTP any more: nothing is sent."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.force_close()
+
+    async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
+        """Send no head: it was sent when the connection was taken."""
+        return None
+
+    async def write_eof(self, data: bytes = b"") -> None:
+        """Send no end."""
+
+
+def is_hijacked(request: web.Request) -> bool:
+    """Whether the request's connection was taken."""
+    return bool(request.get(_HIJACKED, False))
+
+
+def peer_uid(transport: asyncio.BaseTransport) -> int:
+    """The user id of the process at the other end of a unix socket."""
+    connection = transport.get_extra_info("socket")
+    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+    return int.from_bytes(credentials[4:8], "little")

@@ -1,0 +1,226 @@
+"""A container's record in Docker's words: `GET /containers/{id}/json` and one row of `GET /containers/json`."""
+
+from datetime import UTC, datetime
+from typing import TypeAlias
+
+from atoll.api.human import state_word, status, timestamp
+from atoll.engine.record import ContainerRecord
+from atoll.model.container import ContainerConfig, ContainerState
+from atoll.paths import Paths
+
+Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
+
+_MASKED = (
+    "/proc/asound /proc/acpi /proc/kcore /proc/keys /proc/latency_stats /proc/timer_list /proc/timer_stats "
+    "/proc/sched_debug /proc/scsi /sys/firmware /sys/devices/virtual/powercap"
+)
+_READONLY = "/proc/bus /proc/fs /proc/irq /proc/sys /proc/sysrq-trigger"
+
+_UNLIMITED = 2**64 - 1
+_NONE_NETWORK: dict[str, Json] = {
+    "IPAMConfig": None, "Links": None, "Aliases": None, "MacAddress": "", "DriverOpts": None, "GwPriority": 0,
+    "NetworkID": "", "EndpointID": "", "Gateway": "", "IPAddress": "", "IPPrefixLen": 0, "IPv6Gateway": "",
+    "GlobalIPv6Address": "", "GlobalIPv6PrefixLen": 0, "DNSNames": None,
+}  # fmt: skip
+
+
+def container_json(record: ContainerRecord, paths: Paths, exec_ids: list[str], sizes: dict[str, int]) -> Json:
+    """All of a container; `sizes` is empty unless the client asked for `SizeRw` and `SizeRootFs`."""
+    config = record.config
+    command = [*config.entrypoint, *config.command]
+    bundle = paths.bundle(record.id)
+    return {
+        "Id": record.id,
+        "Created": timestamp(record.created_at),
+        "Path": command[0],
+        "Args": list(command[1:]),
+        "State": _state(record),
+        "Image": config.image_id,
+        "ResolvConfPath": "",
+        "HostnamePath": "",
+        "HostsPath": "",
+        "LogPath": str(bundle / "log"),
+        "Name": f"/{record.name}",
+        "RestartCount": record.restart_count,
+        "Driver": "squashfs",
+        "Platform": "linux",
+        "MountLabel": "",
+        "ProcessLabel": "",
+        "AppArmorProfile": "",
+        "ExecIDs": list(exec_ids) or None,
+        "HostConfig": _host_config(config),
+        "GraphDriver": {"Name": "squashfs", "Data": {"Bundle": str(bundle)}},
+        **sizes,
+        "Mounts": _mounts(config),
+        "Config": _config(config),
+        "NetworkSettings": {
+            "Bridge": "", "SandboxID": "", "SandboxKey": "", "Ports": {}, "HairpinMode": False,
+            "LinkLocalIPv6Address": "", "LinkLocalIPv6PrefixLen": 0, "SecondaryIPAddresses": None,
+            "SecondaryIPv6Addresses": None, "EndpointID": "", "Gateway": "", "GlobalIPv6Address": "",
+            "GlobalIPv6PrefixLen": 0, "IPAddress": "", "IPPrefixLen": 0, "IPv6Gateway": "", "MacAddress": "",
+            "Networks": {"none": _NONE_NETWORK},
+        },
+    }  # fmt: skip
+
+
+def container_row(record: ContainerRecord, image: str, sizes: dict[str, int]) -> Json:
+    """One row of the list; `image` is the name it still has, or the id."""
+    config = record.config
+    return {
+        "Id": record.id,
+        "Names": [f"/{record.name}"],
+        "Image": image,
+        "ImageID": config.image_id,
+        "Command": " ".join([*config.entrypoint, *config.command]),
+        "Created": int(record.created_at.timestamp()),
+        "Ports": [],
+        **sizes,
+        "Labels": dict(config.labels),
+        "State": state_word(record),
+        "Status": status(record, datetime.now(UTC)),
+        "HostConfig": {"NetworkMode": "none"},
+        "NetworkSettings": {"Networks": {"none": _NONE_NETWORK}},
+        "Mounts": _mounts(config),
+    }
+
+
+def _state(record: ContainerRecord) -> Json:
+    return {
+        "Status": state_word(record),
+        "Running": record.is_running,
+        "Paused": record.state is ContainerState.PAUSED,
+        "Restarting": record.restarting,
+        "OOMKilled": record.out_of_memory,
+        "Dead": record.state is ContainerState.DEAD,
+        "Pid": record.pid,
+        "ExitCode": record.exit_code,
+        "Error": record.error,
+        "StartedAt": timestamp(record.started_at),
+        "FinishedAt": timestamp(record.finished_at if record.started_at is not None else None),
+    }
+
+
+def _config(config: ContainerConfig) -> Json:
+    shown: dict[str, Json] = {
+        "Hostname": config.hostname,
+        "Domainname": config.domainname,
+        "User": config.user,
+        "AttachStdin": config.attach_stdin,
+        "AttachStdout": config.attach_stdout,
+        "AttachStderr": config.attach_stderr,
+        "Tty": config.terminal,
+        "OpenStdin": config.open_stdin,
+        "StdinOnce": config.stdin_once,
+        "Env": list(config.environment),
+        "Cmd": list(config.command) or None,
+        "Image": config.image,
+        "Volumes": None,
+        "WorkingDir": config.working_dir,
+        "Entrypoint": list(config.entrypoint) or None,
+        "OnBuild": None,
+        "Labels": dict(config.labels),
+        "StopSignal": config.stop_signal,
+    }
+    if config.stop_timeout_s is not None:
+        shown["StopTimeout"] = config.stop_timeout_s
+    return shown
+
+
+def _host_config(config: ContainerConfig) -> Json:
+    log_options = {"max-size": config.log_max_bytes, "max-file": config.log_max_files}
+    return {
+        "Binds": None,
+        "ContainerIDFile": "",
+        "LogConfig": {
+            "Type": "json-file",
+            "Config": {option: str(value) for option, value in log_options.items() if value is not None},
+        },
+        "NetworkMode": "none",
+        "PortBindings": {},
+        "RestartPolicy": {"Name": config.restart.name, "MaximumRetryCount": config.restart.maximum_retries},
+        "AutoRemove": config.auto_remove,
+        "VolumeDriver": "",
+        "VolumesFrom": None,
+        "ConsoleSize": [0, 0],
+        "CapAdd": _capability_names(config.cap_add),
+        "CapDrop": _capability_names(config.cap_drop),
+        "CgroupnsMode": "private",
+        "Dns": list(config.dns),
+        "DnsOptions": list(config.dns_options),
+        "DnsSearch": list(config.dns_search),
+        "ExtraHosts": list(config.extra_hosts) or None,
+        "GroupAdd": list(config.groups) or None,
+        "IpcMode": "private",
+        "Cgroup": "",
+        "Links": None,
+        "OomScoreAdj": config.oom_score_adj,
+        "PidMode": "",
+        "Privileged": config.privileged,
+        "PublishAllPorts": False,
+        "ReadonlyRootfs": config.read_only,
+        "SecurityOpt": ["no-new-privileges"] if config.no_new_privileges else None,
+        "StorageOpt": {"size": str(config.disk_bytes)} if config.disk_bytes is not None else None,
+        "Tmpfs": dict(config.tmpfs) or None,
+        "UTSMode": "",
+        "UsernsMode": "",
+        "ShmSize": config.shm_bytes,
+        "Sysctls": dict(config.sysctls) or None,
+        "Runtime": "atoll",
+        "Isolation": "",
+        "CpuShares": config.cpu_shares or 0,
+        "Memory": config.memory_bytes or 0,
+        "NanoCpus": config.nano_cpus or 0,
+        "CgroupParent": "",
+        "BlkioWeight": 0,
+        "BlkioWeightDevice": [],
+        "BlkioDeviceReadBps": [],
+        "BlkioDeviceWriteBps": [],
+        "BlkioDeviceReadIOps": [],
+        "BlkioDeviceWriteIOps": [],
+        "CpuPeriod": config.cpu_period_us or 0,
+        "CpuQuota": config.cpu_quota_us or 0,
+        "CpuRealtimePeriod": 0,
+        "CpuRealtimeRuntime": 0,
+        "CpusetCpus": "",
+        "CpusetMems": "",
+        "Devices": [],
+        "DeviceCgroupRules": None,
+        "DeviceRequests": None,
+        "MemoryReservation": 0,
+        "MemorySwap": config.memory_swap_bytes or 0,
+        "MemorySwappiness": None,
+        "OomKillDisable": None,
+        "Init": config.init,
+        "PidsLimit": config.pids_limit,
+        "Ulimits": [
+            {"Name": limit.name, "Soft": _limit(limit.soft), "Hard": _limit(limit.hard)} for limit in config.rlimits
+        ],
+        "CpuCount": 0,
+        "CpuPercent": 0,
+        "IOMaximumIOps": 0,
+        "IOMaximumBandwidth": 0,
+        "MaskedPaths": None if config.privileged else _MASKED.split(),
+        "ReadonlyPaths": None if config.privileged else _READONLY.split(),
+    }
+
+
+def _mounts(config: ContainerConfig) -> list[Json]:
+    return [
+        {
+            "Type": "tmpfs",
+            "Source": "",
+            "Destination": target,
+            "Mode": options,
+            "RW": "ro" not in options.split(","),
+            "Propagation": "",
+        }
+        for target, options in config.tmpfs.items()
+    ]
+
+
+def _capability_names(names: tuple[str, ...]) -> list[Json] | None:
+    return [name if name == "ALL" else f"CAP_{name}" for name in names] or None
+
+
+def _limit(value: int) -> int:
+    return -1 if value == _UNLIMITED else value

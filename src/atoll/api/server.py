@@ -1,0 +1,151 @@
+"""The HTTP server on the engine's unix socket: who may talk to it, in which version, and what an error looks like."""
+
+import asyncio
+import logging
+import os
+import re
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+from aiohttp import web
+
+from atoll import __version__
+from atoll.api import atoll, attach, containers, events, exec, images, logs, stats, system
+from atoll.api.errors import http_status
+from atoll.api.hijack import ClientGone, Hijacked, is_hijacked, peer_uid
+from atoll.api.requests import ENGINE, answer
+from atoll.engine.engine import Engine
+from atoll.errors import AtollError, Unavailable
+
+log = logging.getLogger("atoll.api")
+
+MOST_BODY_BYTES = 16 << 20
+"""Of a JSON body; archives are streamed and may be larger."""
+SHUTDOWN_S = 0.5
+
+_MODULES = (system, containers, attach, logs, stats, exec, images, events, atoll)
+_VERSION = re.compile(r"/v(\d+)\.(\d+)/")
+_NOT_YET = re.compile(
+    r"(?:/v[\d.]+)?/(networks|volumes|build|commit|swarm|nodes|services|tasks|secrets|configs|plugins|session|"
+    r"distribution|auth|system/df|images/\w+/push|images/search|images/.+/get|containers/[^/]+/(?:archive|export|changes|update))"
+)
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+def application(engine: Engine) -> web.Application:
+    """All routes, each with and without a version before it."""
+    app = web.Application(middlewares=[_answer_errors, _check_caller], client_max_size=MOST_BODY_BYTES)
+    app[ENGINE] = engine
+    for module in _MODULES:
+        for method, path, handler in module.ROUTES:
+            app.router.add_route(method, path, handler)
+            app.router.add_route(method, "/v{version:[0-9.]+}" + path, handler)
+    app.on_response_prepare.append(_add_headers)
+    return app
+
+
+@asynccontextmanager
+async def serve(engine: Engine) -> AsyncIterator[None]:
+    """Serve `engine` on its socket for as long as the block lasts; raises `Unavailable` when it cannot be bound."""
+    async with AsyncExitStack() as stack:
+        # A handler is cancelled when its client hangs up; what must not stop half way runs in `engine.tasks`.
+        runner = web.AppRunner(
+            application(engine),
+            access_log=None,
+            handler_cancellation=True,
+            shutdown_timeout=SHUTDOWN_S,
+            keepalive_timeout=60,
+        )
+        await runner.setup()
+        stack.push_async_callback(runner.cleanup)
+        listener = _listen(engine.paths.socket)
+        stack.callback(listener.close)
+        stack.callback(engine.paths.socket.unlink, missing_ok=True)
+        await web.SockSite(runner, listener, backlog=512).start()
+        yield
+
+
+def _listen(path: Path) -> socket.socket:
+    """A socket that only its owner can open; a stale one of a dead engine is replaced (we hold the engine's lock)."""
+    path.parent.mkdir(mode=0o711, parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)
+    listener = socket.socket(socket.AF_UNIX)
+    try:
+        # Before it is bound, so that nobody can connect in between.
+        os.fchmod(listener.fileno(), 0o600)
+        listener.bind(os.fspath(path))
+    except OSError as error:
+        listener.close()
+        raise Unavailable(
+            f"the engine's socket {path} cannot be made: {error} (a unix socket's path has at most 107 bytes)"
+        ) from error
+    return listener
+
+
+@web.middleware
+async def _answer_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Every error as `{"message": ...}` with its status; what nobody expected is logged."""
+    try:
+        return await handler(request)
+    except ClientGone:
+        return Hijacked()
+    except (ConnectionError, asyncio.CancelledError):
+        raise
+    except AtollError as error:
+        status, message = http_status(error), str(error)
+        if status >= 500:
+            log.warning("%s %s: %s", request.method, request.path, message)
+    except web.HTTPException as error:
+        status, message = error.status, error.reason
+        if status == 404:
+            message = "page not found"
+            if match := _NOT_YET.match(request.path):
+                status, message = 501, f"{match[1].split('/')[-1]} is not supported by atoll yet"
+    except Exception:  # the request's outermost edge
+        log.exception("%s %s failed", request.method, request.path)
+        status, message = 500, "internal error of the engine: see its log ('atoll system logs')"
+    if is_hijacked(request):
+        return Hijacked()
+    if status == 304:
+        return web.Response(status=304)
+    return answer({"message": message}, status=status)
+
+
+@web.middleware
+async def _check_caller(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Only the engine's user and root; only versions of the API that we speak."""
+    if request.transport is None:
+        raise ClientGone
+    uid = peer_uid(request.transport)
+    if uid not in (0, os.geteuid()):
+        log.warning("refused user %d", uid)
+        return answer({"message": f"user {uid} may not use this engine: it belongs to user {os.geteuid()}"}, 403)
+    if match := _VERSION.match(request.path):
+        asked = int(match[1]), int(match[2])
+        if asked > _numbers(system.API_VERSION):
+            newest = system.API_VERSION
+            message = f"client version {match[1]}.{match[2]} is too new. Maximum supported API version is {newest}"
+            return answer({"message": message}, 400)
+        if asked < _numbers(system.OLDEST_API_VERSION):
+            oldest = system.OLDEST_API_VERSION
+            message = (
+                f"client version {match[1]}.{match[2]} is too old. Minimum supported API version is {oldest}, "
+                "please upgrade your client to a newer version"
+            )
+            return answer({"message": message}, 400)
+    return await handler(request)
+
+
+async def _add_headers(request: web.Request, response: web.StreamResponse) -> None:
+    response.headers["Api-Version"] = system.API_VERSION
+    response.headers["Docker-Experimental"] = "false"
+    response.headers["Ostype"] = "linux"
+    response.headers["Server"] = f"Atoll/{__version__} (linux)"
+
+
+def _numbers(version: str) -> tuple[int, int]:
+    major, _, minor = version.partition(".")
+    return int(major), int(minor)

@@ -1,0 +1,5 @@
+"""`python -m atoll.engine` is `atolld`."""
+
+from atoll.engine.main import main
+
+main()

@@ -1,0 +1,505 @@
+"""One container: its state, its runtime, and those who wait for it.
+
+A `Container` is the only one who changes its record. Each change is made in one go between two awaits, and saved
+before anybody is told; what takes long is a state of its own (`starting`, `stopping`) that others see. The runtime
+owns the VM: everything here is a message to it.
+"""
+
+import asyncio
+import logging
+import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from typing import Literal
+
+from msgspec.structs import replace
+
+from atoll.engine.attachment import Attachment, Wish
+from atoll.engine.names import check_name
+from atoll.engine.record import ContainerRecord
+from atoll.engine.restart import Backoff, restarts_after_exit
+from atoll.engine.runtimes import Runtime
+from atoll.engine.services import Services
+from atoll.engine.signals import signal_number
+from atoll.errors import (
+    AtollError,
+    CommandNotExecutable,
+    CommandNotFound,
+    Conflict,
+    InvalidRequest,
+    NotModified,
+    VmFailed,
+)
+from atoll.model.container import ContainerState, ExitStatus
+
+log = logging.getLogger("atoll.engine")
+
+WaitCondition = Literal["not-running", "next-exit", "removed"]
+LOST = 137
+"""The exit code of a container whose runtime was killed: its VM got SIGKILL."""
+
+
+LEAVING_S = 15.0
+"""What a runtime may take from its container's end to its own."""
+
+
+def start_exit_code(error: AtollError) -> int:
+    """The exit code of a container that did not start, as in Docker."""
+    if isinstance(error, CommandNotFound):
+        return 127
+    if isinstance(error, CommandNotExecutable):
+        return 126
+    return 128
+
+
+class Container:
+    """The engine's side of one container."""
+
+    def __init__(self, record: ContainerRecord, services: Services) -> None:
+        self.record = record
+        self._services = services
+        self._runtime: Runtime | None = None
+        self._attachments: list[Attachment] = []
+        self._waiters: dict[WaitCondition, list[asyncio.Future[int]]] = {
+            "not-running": [],
+            "next-exit": [],
+            "removed": [],
+        }
+        self._settled = asyncio.Event()
+        self._settled.set()
+        self._vm_is_gone = asyncio.Event()
+        self._vm_is_gone.set()
+        self._backoff = Backoff()
+        self._restart_timer: asyncio.TimerHandle | None = None
+        self._policy_rests = False
+        self._is_being_removed = False
+
+    @property
+    def id(self) -> str:
+        """The full id: 64 hexadecimal digits."""
+        return self.record.id
+
+    @property
+    def name(self) -> str:
+        """The name, without a slash."""
+        return self.record.name
+
+    @property
+    def is_being_removed(self) -> bool:
+        """Whether it is on its way out."""
+        return self._is_being_removed
+
+    # --- starting ---------------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Start it; raises `NotModified`, `Conflict`, `StartFailed`, `VmFailed`."""
+        await self._settled.wait()
+        if self._is_being_removed:
+            raise Conflict("container is marked for removal and cannot be started")
+        if self.record.state is ContainerState.PAUSED:
+            raise Conflict("cannot start a paused container, try unpause instead")
+        if self.record.has_vm:
+            raise NotModified("container is already running")
+        self._cancel_restart()
+        await self._start(restart_count=0)
+        self._publish("start")
+
+    async def _start(self, restart_count: int) -> None:
+        self._settled.clear()
+        try:
+            self._change(
+                state=ContainerState.STARTING,
+                restarting=False,
+                restart_count=restart_count,
+                stopped_by_user=False,
+                error="",
+                exit_code=0,
+                out_of_memory=False,
+            )
+            try:
+                await self._launch()
+            except AtollError as error:
+                await self._start_failed(error)
+                raise
+        finally:
+            self._settled.set()
+
+    async def _launch(self) -> None:
+        await self._vm_is_gone.wait()
+        runtime = await self._services.launcher.launch(self.record)
+        self._runtime = runtime
+        try:
+            if self._is_being_removed:
+                raise Conflict(f"container {self.name} was removed while it started")
+            for attachment in self._attachments:
+                await attachment.open(runtime)
+            self._attachments.clear()
+            started = await runtime.start()
+        except BaseException:
+            self._runtime = None
+            runtime.kill()
+            await runtime.wait_gone()
+            await runtime.close()
+            raise
+        self._change(state=ContainerState.RUNNING, pid=started.pid, started_at=started.started_at or _now())
+        self._watch(runtime)
+
+    async def _start_failed(self, error: AtollError) -> None:
+        log.warning("container %s did not start: %s", self.name, error)
+        for attachment in self._attachments:
+            attachment.refuse()
+        self._attachments.clear()
+        state = ContainerState.CREATED if self.record.started_at is None else ContainerState.EXITED
+        self._change(state=state, pid=0, error=str(error), exit_code=start_exit_code(error), finished_at=_now())
+        if self.record.config.auto_remove and not self._is_being_removed:
+            await self._remove()
+
+    def adopt(self, runtime: Runtime, state: ContainerState, pid: int, started_at: datetime | None) -> None:
+        """Take over a running container that an earlier engine started."""
+        self._runtime = runtime
+        self._change(state=state, pid=pid, started_at=started_at or self.record.started_at or _now())
+        self._watch(runtime)
+
+    # --- ending -----------------------------------------------------------------------------------------------------
+
+    def _watch(self, runtime: Runtime) -> None:
+        self._vm_is_gone.clear()
+        self._services.tasks.spawn(self._wait_for_exit(runtime), f"watch over container {self.name}")
+
+    async def _wait_for_exit(self, runtime: Runtime) -> None:
+        try:
+            try:
+                status = await runtime.wait()
+            except VmFailed as error:
+                status = await self._lost(error)
+            self.exited(status)
+            await _leaves(runtime)
+        finally:
+            await runtime.close()
+            self._vm_is_gone.set()
+
+    async def _lost(self, error: VmFailed) -> ExitStatus:
+        """What to record when the runtime cannot be heard any more; one that only hung up on us is ended."""
+        launcher = self._services.launcher
+        if (again := await launcher.find(self.record)) is not None:
+            again.kill()
+            await again.wait_gone()
+            await again.close()
+        left = launcher.last_exit(self.record)
+        return left or ExitStatus(code=LOST, finished_at=_now(), reason=f"its runtime ended unexpectedly: {error}")
+
+    def exited(self, status: ExitStatus) -> None:
+        """Record the end, tell everybody, and let the restart policy have its say."""
+        self._runtime = None
+        ended = _ended(self.record, status)
+        comes_back = not self._policy_rests and not self._is_being_removed and restarts_after_exit(ended)
+        self._replace(replace(ended, restarting=comes_back))
+        if status.out_of_memory:
+            self._publish("oom")
+        self._publish("die", exitCode=str(status.code))
+        self._resolve("next-exit")
+        if comes_back:
+            self._restart_after(self._backoff.next_delay(self._ran_s()))
+        elif not self._policy_rests:
+            self._resolve("not-running")
+            if ended.config.auto_remove and not self._is_being_removed:
+                self._services.tasks.spawn(self._remove(), f"removal of container {self.name}")
+
+    def ended_unwatched(self, status: ExitStatus) -> None:
+        """Record an end that happened while there was no engine; the restart policy is asked later."""
+        self._replace(_ended(self.record, status))
+
+    def never_started(self) -> None:
+        """Record that a start was cut short and nothing of the container has run."""
+        state = ContainerState.CREATED if self.record.started_at is None else ContainerState.EXITED
+        self._change(state=state, pid=0)
+
+    async def stop(self, timeout_s: float | None = None, signal_name: str | None = None) -> None:
+        """The stop signal, SIGKILL after `timeout_s` (negative: never); raises `NotModified` when it does not run."""
+        number = signal_number(signal_name or self.record.config.stop_signal)
+        await self._settled.wait()
+        if self._give_up_restart():
+            return
+        if not self.record.has_vm:
+            raise NotModified("container is already stopped")
+        self._change(stopped_by_user=True)
+        await self._stop(number, self._stop_timeout(timeout_s))
+        self._publish("stop")
+
+    async def _stop(self, number: int, timeout_s: float | None) -> None:
+        runtime = self._running()
+        exited = self.wait("next-exit")
+        if self.record.state is ContainerState.PAUSED:
+            await runtime.resume()
+        self._change(state=ContainerState.STOPPING)
+        self._publish("kill", signal=str(number))
+        try:
+            await runtime.stop(number, timeout_s)
+        except VmFailed as error:
+            log.warning("container %s could not be stopped: %s", self.name, error)
+            runtime.kill()
+        await exited
+
+    async def restart(self, timeout_s: float | None = None, signal_name: str | None = None) -> None:
+        """Stop it if it runs, and start it again."""
+        number = signal_number(signal_name or self.record.config.stop_signal)
+        await self._settled.wait()
+        self._cancel_restart()
+        self._policy_rests = True
+        try:
+            if self.record.has_vm:
+                await self._stop(number, self._stop_timeout(timeout_s))
+                self._publish("stop")
+            await self._start(restart_count=0)
+        finally:
+            self._policy_rests = False
+            if not self.record.has_vm:
+                self._resolve("not-running")
+        self._publish("start")
+        self._publish("restart")
+
+    async def kill(self, signal_name: str) -> None:
+        """Send a signal to the first process; SIGKILL returns when the container has ended."""
+        number = signal_number(signal_name)
+        await self._settled.wait()
+        if not self.record.has_vm and not self.record.restarting:
+            raise Conflict(f"cannot kill container: {self.name}: container {self.id} is not running")
+        if self._give_up_restart():
+            return
+        ends_it = number in (signal.SIGKILL, signal.SIGTERM, signal_number(self.record.config.stop_signal))
+        if ends_it:
+            self._change(stopped_by_user=True)
+        if number == signal.SIGKILL:
+            await self._stop(number, 0)
+            return
+        await self._running().signal("init", number)
+        self._publish("kill", signal=str(number))
+
+    async def pause(self) -> None:
+        """Freeze the whole VM."""
+        if self.record.state is ContainerState.PAUSED:
+            raise Conflict(f"container {self.id} is already paused")
+        runtime = self._running()
+        await runtime.pause()
+        self._change(state=ContainerState.PAUSED)
+        self._publish("pause")
+
+    async def unpause(self) -> None:
+        """Let it run on."""
+        if self.record.state is not ContainerState.PAUSED:
+            raise Conflict(f"container {self.id} is not paused")
+        await self._running().resume()
+        self._change(state=ContainerState.RUNNING)
+        self._publish("unpause")
+
+    # --- restart policy ---------------------------------------------------------------------------------------------
+
+    def _restart_after(self, delay_s: float) -> None:
+        loop = asyncio.get_running_loop()
+        self._restart_timer = loop.call_later(
+            delay_s, lambda: self._services.tasks.spawn(self.restart_by_policy(), f"restart of container {self.name}")
+        )
+
+    async def restart_by_policy(self) -> None:
+        """Start it again on behalf of its restart policy; one that fails to start is tried again as well."""
+        self._restart_timer = None
+        if self.record.has_vm or self._is_being_removed:
+            return
+        try:
+            await self._start(restart_count=self.record.restart_count + 1)
+        except AtollError:
+            if self._is_being_removed or not restarts_after_exit(self.record):
+                self._resolve("not-running")
+                return
+            self._change(restarting=True)
+            self._restart_after(self._backoff.next_delay(0))
+        else:
+            self._publish("start")
+
+    def _cancel_restart(self) -> None:
+        if self._restart_timer is not None:
+            self._restart_timer.cancel()
+            self._restart_timer = None
+
+    def _give_up_restart(self) -> bool:
+        """Leave a container that waits for its policy stopped; returns whether it was one."""
+        self._cancel_restart()
+        if not self.record.restarting:
+            return False
+        self._change(restarting=False, stopped_by_user=True)
+        self._resolve("not-running")
+        self._publish("stop")
+        return True
+
+    # --- removing ---------------------------------------------------------------------------------------------------
+
+    async def remove(self, force: bool) -> None:
+        """Remove it with all that it wrote; `force` ends it first. Raises `Conflict` when it runs or is on its way."""
+        if self._is_being_removed:
+            raise Conflict(f"removal of container {self.name} is already in progress")
+        if (self.record.has_vm or self.record.restarting) and not force:
+            state = "paused" if self.record.state is ContainerState.PAUSED else "running"
+            raise Conflict(
+                f'cannot remove container "{self.name}": container is {state}: '
+                "stop the container before removing or force remove"
+            )
+        await self._remove()
+
+    async def _remove(self) -> None:
+        self._is_being_removed = True
+        try:
+            self._cancel_restart()
+            if self.record.state is ContainerState.STARTING:
+                await self._abandon_start()
+            if self.record.has_vm:
+                await self._stop(signal.SIGKILL, 0)
+        except BaseException:
+            self._is_being_removed = False
+            raise
+        services = self._services
+        services.table.delete(self.id)
+        services.registry.remove(self)
+        for attachment in self._attachments:
+            attachment.refuse()
+        await self._vm_is_gone.wait()
+        await services.remove_bundle(self.id)
+        self._publish("destroy")
+        self._resolve("next-exit", "not-running", "removed")
+
+    async def _abandon_start(self) -> None:
+        """Make a start that is under way fail, and wait until it has."""
+        if self._runtime is not None:
+            self._runtime.kill()
+        await self._settled.wait()
+
+    # --- those who wait and look ------------------------------------------------------------------------------------
+
+    def wait(self, condition: WaitCondition) -> asyncio.Future[int]:
+        """A future for the exit code at the end that `condition` names; what happens from now on is not missed."""
+        future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        starting = self.record.state is ContainerState.STARTING
+        if condition == "not-running" and not self.record.is_running and not starting:
+            future.set_result(self.record.exit_code)
+            return future
+        waiting = self._waiters[condition]
+        waiting.append(future)
+        future.add_done_callback(lambda done: waiting.remove(done) if done in waiting else None)
+        return future
+
+    def _resolve(self, *conditions: WaitCondition) -> None:
+        for condition in conditions:
+            waiting, self._waiters[condition] = self._waiters[condition], []
+            for future in waiting:
+                if not future.done():
+                    future.set_result(self.record.exit_code)
+
+    @asynccontextmanager
+    async def attach(self, *, stdin: bool, stdout: bool, stderr: bool) -> AsyncIterator[Attachment]:
+        """A place for a client, for as long as the block lasts; raises `Conflict` when it is paused or restarting."""
+        if self.record.state is ContainerState.PAUSED:
+            raise Conflict(f"container {self.name} is paused, unpause the container before attach")
+        if self.record.restarting:
+            raise Conflict(f"container {self.name} is restarting, wait until the container is running")
+        config = self.record.config
+        # As in Docker, the end of a client that typed into a terminal is not the end of the terminal.
+        close_stdin = config.stdin_once and not config.terminal
+        attachment = Attachment(Wish(stdin and config.open_stdin, stdout, stderr, close_stdin))
+        if self._runtime is None:
+            self._attachments.append(attachment)
+        else:
+            await attachment.open(self._runtime)
+        self._publish("attach")
+        try:
+            yield attachment
+        finally:
+            if attachment in self._attachments:
+                self._attachments.remove(attachment)
+            await attachment.close()
+
+    def runtime_for(self, purpose: str) -> Runtime:
+        """The runtime of a container that runs, for `purpose` (`exec`, `top`); raises `Conflict` otherwise."""
+        if self.record.state is ContainerState.PAUSED:
+            raise Conflict(f"container {self.name} is paused, unpause the container before {purpose}")
+        return self._running()
+
+    @property
+    def runtime(self) -> Runtime | None:
+        """The runtime, while there is one."""
+        return self._runtime
+
+    def rename(self, name: str) -> None:
+        """Give it another name; raises `Conflict` when that is taken, `InvalidRequest` when it is not allowed."""
+        registry = self._services.registry
+        if not name:
+            raise InvalidRequest("Neither old nor new names may be empty")
+        if check_name(name) == self.name:
+            raise InvalidRequest("Renaming a container with the same name as its current name")
+        old, new = self.name, registry.reserve(name, self.id)
+        registry.release(old)
+        self._change(name=new)
+        self._publish("rename", oldName=f"/{old}")
+
+    # --- the record -------------------------------------------------------------------------------------------------
+
+    def _running(self) -> Runtime:
+        if self._runtime is None or self.record.state is ContainerState.STARTING:
+            raise Conflict(f"container {self.id} is not running")
+        return self._runtime
+
+    def _change(self, **fields: object) -> None:
+        self._replace(replace(self.record, **fields))
+
+    def _replace(self, record: ContainerRecord) -> None:
+        self._services.table.update(record)
+        self.record = record
+
+    def _publish(self, action: str, **attributes: str) -> None:
+        config = self.record.config
+        self._services.events.publish(
+            "container", action, self.id, {**config.labels, "image": config.image, "name": self.name, **attributes}
+        )
+
+    def publish(self, action: str, **attributes: str) -> None:
+        """An event about this container."""
+        self._publish(action, **attributes)
+
+    def _stop_timeout(self, asked_s: float | None) -> float | None:
+        """Who asks, else the container, else the settings; negative is for ever."""
+        configured = self.record.config.stop_timeout_s
+        default = self._services.settings.stop_timeout_s if configured is None else configured
+        timeout_s = default if asked_s is None else asked_s
+        return None if timeout_s < 0 else timeout_s
+
+    def _ran_s(self) -> float:
+        record = self.record
+        if record.started_at is None or record.finished_at is None:
+            return 0.0
+        return (record.finished_at - record.started_at).total_seconds()
+
+
+def _ended(record: ContainerRecord, status: ExitStatus) -> ContainerRecord:
+    return replace(
+        record,
+        state=ContainerState.EXITED,
+        pid=0,
+        exit_code=status.code,
+        error=status.reason,
+        out_of_memory=status.out_of_memory,
+        started_at=status.started_at or record.started_at,
+        finished_at=status.finished_at,
+    )
+
+
+async def _leaves(runtime: Runtime) -> None:
+    """Wait for a runtime that has said how its container ended to end its VM and itself; make it, if it does not."""
+    try:
+        async with asyncio.timeout(LEAVING_S):
+            await runtime.wait_gone()
+    except TimeoutError:
+        runtime.kill()
+        await runtime.wait_gone()
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)

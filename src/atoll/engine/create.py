@@ -1,0 +1,57 @@
+"""Making a container: its name, its bundle and its record, all or nothing."""
+
+import secrets
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+from atoll.engine.bundle import new_bundle
+from atoll.engine.container import Container
+from atoll.engine.record import ContainerRecord
+from atoll.engine.services import Services
+from atoll.image import ContentStore
+from atoll.model.container import ContainerConfig
+
+Configure = Callable[[str], ContainerConfig]
+
+
+async def create_container(
+    services: Services, content: ContentStore, name: str | None, configure: Configure, *, drops_privileges: bool
+) -> Container:
+    """A new container named `name` (None: at random), configured by `configure` once it has an id.
+
+    With `drops_privileges` its QEMU gets a user id that no other container has. Raises `Conflict` for a name that is
+    taken, `OutOfSpace`, and what `configure` raises; nothing is left behind then.
+    """
+    container_id = secrets.token_hex(32)
+    config = configure(container_id)
+    taken = services.registry.reserve(name, container_id)
+    try:
+
+        async def make_disk(file: Path) -> None:
+            await content.writable_disk(file, config.disk_bytes or services.settings.disk_mib << 20)
+
+        # A read-only root is the image alone.
+        disk = None if config.read_only else make_disk
+        async with new_bundle(services.paths.bundle(container_id), disk):
+            record = ContainerRecord(
+                id=container_id,
+                name=taken,
+                created_at=datetime.now(UTC),
+                config=config,
+                vm_uid=_free_uid(services) if drops_privileges else None,
+            )
+            services.table.insert(record)
+    except BaseException:
+        services.registry.release(taken)
+        raise
+    container = Container(record, services)
+    services.registry.add(container)
+    container.publish("create")
+    return container
+
+
+def _free_uid(services: Services) -> int:
+    used = {container.record.vm_uid for container in services.registry}
+    first = services.settings.vm_uid_first
+    return next(uid for uid in range(first, first + len(used) + 1) if uid not in used)

@@ -1,0 +1,66 @@
+"""The engine's images: the content store, and what containers and listeners have to do with it."""
+
+from collections.abc import Iterable
+
+from atoll.engine.container import Container
+from atoll.engine.events import EventBus
+from atoll.engine.registry import Registry
+from atoll.errors import Conflict, NotFound
+from atoll.image import ContentStore
+
+
+class Images:
+    """Finds and removes images; loading and pulling go to `content` directly and end with `changed`."""
+
+    def __init__(self, content: ContentStore, containers: Registry[Container], events: EventBus) -> None:
+        self.content = content
+        self._containers = containers
+        self._events = events
+
+    def users(self, image_id: str) -> list[Container]:
+        """The containers made of an image."""
+        return [container for container in self._containers if container.record.config.image_id == image_id]
+
+    async def shown_name(self, container: Container) -> str:
+        """The image as `docker ps` names it: as the user wrote it while that still means the same image."""
+        config = container.record.config
+        try:
+            image = await self.content.get(config.image)
+        except NotFound:
+            return config.image_id
+        return config.image if image.id == config.image_id else config.image_id
+
+    def publish(self, action: str, image_id: str, name: str) -> None:
+        """An event about an image."""
+        self._events.publish("image", action, image_id, {"name": name})
+
+    def changed(self, action: str, names: Iterable[str]) -> None:
+        """Events for names that were loaded, imported or pulled."""
+        for name in names:
+            self.publish(action, name, name)
+
+    async def tag(self, reference: str, name: str) -> None:
+        """Give an image one more name."""
+        image = await self.content.get(reference)
+        await self.content.tag(reference, name)
+        self.publish("tag", image.id, name)
+
+    async def remove(self, reference: str, force: bool) -> list[dict[str, str]]:
+        """Remove a name, and the image with its last; raises `Conflict` when a container was made of it."""
+        image = await self.content.get(reference)
+        by_id = image.id.removeprefix("sha256:").startswith(reference.removeprefix("sha256:"))
+        is_last_name = by_id or len(image.repo_tags) <= 1
+        users = self.users(image.id)
+        if users and is_last_name:
+            container = users[0]
+            running = "running" if container.record.is_running else "stopped"
+            short = image.id.removeprefix("sha256:")[:12]
+            raise Conflict(
+                f"conflict: unable to delete {reference if by_id else short} (cannot be forced) - "
+                f"image is being used by {running} container {container.id[:12]}"
+            )
+        removed = await self.content.remove(reference, force=force)
+        for entry in removed:
+            for action, name in entry.items():
+                self.publish("untag" if action == "Untagged" else "delete", image.id, name)
+        return removed

@@ -1,0 +1,107 @@
+"""What the engine needs of a container's runtime, and of whatever launches one.
+
+`launch.py` has the real ones (a process forked by the zygote, reached over its socket); tests put a double here.
+"""
+
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
+from typing import Literal, Protocol
+
+from atoll.engine.record import ContainerRecord
+from atoll.model.agent import Process, ProcessList, Statistics
+from atoll.model.container import ExitStatus
+from atoll.model.runtime import RuntimeState
+
+Output = tuple[Literal["stdout", "stderr"], bytes]
+
+
+class Stdin(Protocol):
+    """The way to a process's standard input."""
+
+    async def write(self, data: bytes) -> None:
+        """Send everything, waiting while the process does not read; raises `StreamStopped` when it takes no more."""
+
+    def end(self) -> None:
+        """End of file."""
+
+
+class Session(Protocol):
+    """The standard streams of one process as one client sees them; leaving the block detaches."""
+
+    @property
+    def stdin(self) -> Stdin | None:
+        """None when it was not asked for."""
+
+    def output(self) -> AsyncIterator[Output]:
+        """Pieces in the order in which they were written, until both streams have ended."""
+
+
+SessionContext = AbstractAsyncContextManager[Session]
+
+
+class Runtime(Protocol):
+    """A connection to one container's runtime. A lost connection raises `VmFailed`."""
+
+    async def start(self) -> RuntimeState:
+        """Boot and start the first process; raises `StartFailed` or `VmFailed`."""
+
+    async def state(self) -> RuntimeState:
+        """The state now."""
+
+    async def stop(self, signal: int, timeout_s: float | None) -> ExitStatus:
+        """`signal`, and SIGKILL after `timeout_s`."""
+
+    async def wait(self) -> ExitStatus:
+        """The end of the container."""
+
+    async def signal(self, process: str, signal: int) -> None:
+        """To `init` or an exec."""
+
+    async def resize(self, process: str, rows: int, columns: int) -> None:
+        """The terminal of `init` or an exec."""
+
+    async def pause(self) -> None:
+        """Freeze the VM."""
+
+    async def resume(self) -> None:
+        """Let it run on."""
+
+    async def processes(self) -> ProcessList:
+        """The container's processes."""
+
+    async def statistics(self) -> Statistics:
+        """The container's use of resources."""
+
+    def attach(self, *, stdin: bool, stdout: bool, stderr: bool, close_stdin: bool) -> SessionContext:
+        """The first process's streams from now on."""
+
+    def exec(self, exec_id: str, process: Process, *, privileged: bool, stdin: bool, stdout: bool) -> SessionContext:
+        """One more process, started when the block is entered."""
+
+    async def exec_wait(self, exec_id: str) -> int:
+        """The exec's exit code."""
+
+    async def wait_log(self, after_records: int) -> None:
+        """More than so many log records, or the end."""
+
+    def kill(self) -> None:
+        """SIGKILL the runtime and its VM with it."""
+
+    async def wait_gone(self) -> None:
+        """The runtime has ended: its VM is gone and the writable disk free."""
+
+    async def close(self) -> None:
+        """Hang up; the runtime goes on."""
+
+
+class Launcher(Protocol):
+    """Makes runtimes, and finds those that are there."""
+
+    async def launch(self, record: ContainerRecord) -> Runtime:
+        """A new runtime for the container, its VM booting; raises `Unavailable`, `NotFound`, `VmFailed`."""
+
+    async def find(self, record: ContainerRecord) -> Runtime | None:
+        """The runtime that an earlier engine launched, if it still runs."""
+
+    def last_exit(self, record: ContainerRecord) -> ExitStatus | None:
+        """What the container's last runtime left behind."""
