@@ -10,20 +10,21 @@ import sys
 from pathlib import Path
 
 LINK = re.compile(r"\[[^\]]*\]\(([^()\s]+(?:\([^()]*\))?)\)")
-FENCE = re.compile(r"^(```|~~~).*?^\1", re.MULTILINE | re.DOTALL)
+BLOCK = re.compile(r"^(```|~~~).*?^\1", re.MULTILINE | re.DOTALL)
+CODE = re.compile(r"`[^`\n]+`")
 HEADING = re.compile(r"^#{1,6} +(.*?) *#*$", re.MULTILINE)
 
 
 def anchors(page: Path) -> set[str]:
     """The names under which a page's headings are reached, made as forges make them."""
-    headings = HEADING.findall(FENCE.sub("", page.read_text()))
+    headings = HEADING.findall(BLOCK.sub("", page.read_text()))
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 def broken_links(page: Path) -> list[str]:
     """One line for each link of `page` that leads nowhere."""
     found = []
-    for target in LINK.findall(FENCE.sub("", page.read_text())):
+    for target in LINK.findall(CODE.sub("", BLOCK.sub("", page.read_text()))):
         if re.match(r"[a-z]+:", target):
             continue
         name, _, heading = target.partition("#")
