@@ -1,0 +1,92 @@
+//! The container: what the guest exists for. One per guest, started once.
+
+pub mod cgroup;
+pub mod mount;
+pub mod root;
+pub mod rootfs;
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use rustix::thread::{LinkNameSpaceType, ThreadNameSpaceType};
+
+use crate::failure::{During, Result};
+use crate::message::{self, Start};
+use crate::process::launch::{self, Ends, Launch};
+use crate::process::report::Reporter;
+use crate::process::spawn::{self, Child};
+use crate::{entropy, network};
+use cgroup::Cgroup;
+use root::Root;
+
+/// What exists of the container, and has to be taken apart.
+#[derive(Default)]
+pub struct Container {
+    root: Root,
+    cgroup: Option<Cgroup>,
+}
+
+impl Container {
+    /// Makes what the first process needs, and starts it.
+    pub fn start(&mut self, start: &Start, ends: Ends, reporter: Reporter) -> Result<Child> {
+        // Before anything of the container runs: clones of a template share the state of their random numbers.
+        entropy::mix(&start.entropy).during("mix in the host's entropy")?;
+        entropy::set_clock(start.clock_ns).during("set the clock")?;
+        network::bring_up_loopback().during("bring up the loopback interface")?;
+        self.root.mount(&start.root)?;
+        let cgroup = self.cgroup.insert(Cgroup::create(&start.limits)?);
+        let namespaces = libc::CLONE_NEWPID | libc::CLONE_NEWNS | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS;
+        let body = || {
+            let launch =
+                Launch { process: &start.process, privileged: start.privileged, init: start.init, first: true };
+            become_process(ends, &reporter, &launch, || rootfs::enter(start))
+        };
+        spawn::spawn(namespaces, Some(cgroup.directory()), body).during("start the container's first process")
+    }
+
+    /// Starts one more process, in the namespaces of the first.
+    pub fn exec(&self, exec: &message::Exec, first: &OwnedFd, ends: Ends, reporter: Reporter) -> Result<Child> {
+        let what = "enter the container's namespaces";
+        let own = rustix::fs::open("/proc/self/ns/pid", rustix::fs::OFlags::CLOEXEC, rustix::fs::Mode::empty());
+        let own = own.during(what)?;
+        // A process never changes its pid namespace, only that of its children: there and back again.
+        rustix::thread::move_into_thread_name_spaces(first.as_fd(), ThreadNameSpaceType::PROCESS_ID).during(what)?;
+        let body = || {
+            let launch = Launch { process: &exec.process, privileged: exec.privileged, init: false, first: false };
+            let namespaces = ThreadNameSpaceType::MOUNT
+                | ThreadNameSpaceType::INTER_PROCESS_COMMUNICATION
+                | ThreadNameSpaceType::HOST_NAME_AND_NIS_DOMAIN_NAME
+                | ThreadNameSpaceType::CONTROL_GROUP;
+            let join = || rustix::thread::move_into_thread_name_spaces(first.as_fd(), namespaces).during(what);
+            become_process(ends, &reporter, &launch, join)
+        };
+        let cgroup = self.cgroup.as_ref().map(Cgroup::directory);
+        let child = spawn::spawn(0, cgroup, body);
+        rustix::thread::move_into_link_name_space(own.as_fd(), Some(LinkNameSpaceType::ProcessID)).during(what)?;
+        child.during("start the process")
+    }
+
+    /// Kills whatever still runs.
+    pub fn kill(&self) {
+        if let Some(cgroup) = &self.cgroup {
+            cgroup.kill();
+        }
+    }
+
+    /// Takes the file systems apart: what was written is on the disk afterwards.
+    pub fn unmount(&mut self) {
+        self.root.unmount();
+    }
+}
+
+/// The child's whole life before execve(2): goes where the container is, and becomes the process.
+/// Returns the status of a child that could not.
+fn become_process(ends: Ends, reporter: &Reporter, launch: &Launch<'_>, enter: impl FnOnce() -> Result<()>) -> i32 {
+    match enter().and_then(|()| launch::keep_only(ends, reporter)) {
+        Ok(reporter) => {
+            let Err(failure) = launch::launch(launch, &reporter);
+            reporter.failure(&failure);
+        }
+        Err(failure) => reporter.failure(&failure),
+    }
+    1
+}

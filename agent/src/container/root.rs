@@ -1,0 +1,102 @@
+//! The container's root, as the agent sees it: image layers under a writable one, joined by overlayfs.
+//!
+//! The mounts are the agent's. The container's mount namespace gets a copy of the top one, and
+//! when the container has ended the agent takes them apart, so that nothing written is lost.
+
+use std::fs;
+use std::path::Path;
+
+use rustix::fs::Mode;
+use rustix::mount::{MountFlags, UnmountFlags};
+
+use crate::device;
+use crate::failure::{During, Result};
+use crate::message;
+
+/// Where the agent has the assembled root.
+pub const ROOT: &str = "/container";
+const LAYERS: &str = "/layers";
+const WRITABLE: &str = "/writable";
+
+/// noinit_itable: the kernel must not write zeros all over a sparse file in the background.
+const EXT4_OPTIONS: &std::ffi::CStr = c"noinit_itable,errors=remount-ro";
+
+#[derive(Default)]
+pub struct Root {
+    /// Mount points, the last one made first to go.
+    mounted: Vec<String>,
+}
+
+impl Root {
+    /// Binds the disks' drivers and mounts everything at [`ROOT`].
+    pub fn mount(&mut self, root: &message::Root) -> Result<()> {
+        let image = device::disk(&root.image.pci)?;
+        let mut lower = Vec::new();
+        for number in 1..=root.layers {
+            let node = device::partition(&image, number)?;
+            let target = format!("{LAYERS}/{number}");
+            self.attach(&node, &target, "squashfs", MountFlags::RDONLY, None)?;
+            lower.insert(0, target);
+        }
+        if lower.is_empty() {
+            let empty = format!("{LAYERS}/0");
+            directory(&empty)?;
+            lower.push(empty);
+        }
+        match &root.writable {
+            Some(disk) => {
+                let node = device::disk(&disk.pci)?;
+                self.attach(&node, WRITABLE, "ext4", MountFlags::NOATIME, Some(EXT4_OPTIONS))?;
+            }
+            // Room for nothing but the mount points that the image lacks; the root becomes read-only later.
+            None => self.attach(Path::new("tmpfs"), WRITABLE, "tmpfs", MountFlags::empty(), Some(c"size=1m"))?,
+        }
+        let (upper, work) = (format!("{WRITABLE}/upper"), format!("{WRITABLE}/work"));
+        directory(&upper)?;
+        directory(&work)?;
+        let options = format!("lowerdir={},upperdir={upper},workdir={work}", lower.join(":"));
+        directory(ROOT)?;
+        rustix::mount::mount("overlay", ROOT, "overlay", MountFlags::empty(), c_string(&options).as_deref())
+            .during("join the image's layers")?;
+        self.mounted.push(ROOT.into());
+        Ok(())
+    }
+
+    fn attach(
+        &mut self,
+        source: &Path,
+        target: &str,
+        kind: &str,
+        flags: MountFlags,
+        options: Option<&std::ffi::CStr>,
+    ) -> Result<()> {
+        directory(target)?;
+        rustix::mount::mount(source, target, kind, flags, options)
+            .during(format_args!("mount {} as {kind}", source.display()))?;
+        self.mounted.push(target.into());
+        Ok(())
+    }
+
+    /// Takes the mounts apart; what was written is on the disk afterwards.
+    pub fn unmount(&mut self) {
+        let mut is_busy = false;
+        while let Some(target) = self.mounted.pop() {
+            if let Err(errno) = rustix::mount::unmount(&target, UnmountFlags::empty()) {
+                eprintln!("atoll-agent: cannot unmount {target}: {errno}");
+                is_busy = true;
+            }
+        }
+        if is_busy {
+            rustix::fs::sync();
+        }
+    }
+}
+
+fn directory(path: &str) -> Result<()> {
+    fs::create_dir_all(path).during(format_args!("make {path}"))?;
+    rustix::fs::chmod(path, Mode::from_raw_mode(0o755)).during(format_args!("make {path}"))
+}
+
+fn c_string(text: &str) -> Option<std::ffi::CString> {
+    std::ffi::CString::new(text).ok()
+}

@@ -1,0 +1,160 @@
+//! What the container's first process makes of its new namespaces: its root and all that is mounted in it.
+
+use std::fs;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, symlink};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{CWD, FileType, Mode, OFlags};
+use rustix::mount::{MountAttrFlags, UnmountFlags};
+use rustix::thread::UnshareFlags;
+
+use super::mount;
+use super::root::ROOT;
+use crate::failure::{During, Result};
+use crate::message::Start;
+use crate::process::launch::INIT;
+
+const DEVICES: [(&str, u32, u32); 6] =
+    [("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)];
+
+const LINKS: [(&str, &str); 6] = [
+    ("/proc/self/fd", "/dev/fd"),
+    ("/proc/self/fd/0", "/dev/stdin"),
+    ("/proc/self/fd/1", "/dev/stdout"),
+    ("/proc/self/fd/2", "/dev/stderr"),
+    ("/proc/kcore", "/dev/core"),
+    ("pts/ptmx", "/dev/ptmx"),
+];
+
+/// Enters the container's root and makes it what `start` asks for. In the order that the kernel wants:
+/// what the agent's root has is gathered before it is left, and the root becomes read-only last.
+pub fn enter(start: &Start) -> Result<()> {
+    // SAFETY: nothing here relies on the cgroup namespace being the agent's.
+    unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWCGROUP) }.during("make a cgroup namespace")?;
+    rustix::system::sethostname(start.hostname.as_bytes()).during("set the host name")?;
+    if !start.domainname.is_empty() {
+        rustix::system::setdomainname(start.domainname.as_bytes()).during("set the domain name")?;
+    }
+    let files = gather_files(start)?;
+    let devices = if start.privileged { gather_devices(Path::new("/dev")) } else { Vec::new() };
+    pivot().during("enter the container's root")?;
+    mount_system(start)?;
+    make_devices(&devices)?;
+    for mount in &start.mounts {
+        mount::requested(mount)?;
+    }
+    for (target, mount) in &files {
+        mount::file(mount.as_fd(), target)?;
+    }
+    let working_dir = mount::resolve(Path::new("/"), Path::new(&start.process.working_dir));
+    let working_dir = working_dir.during("resolve the working directory")?;
+    fs::create_dir_all(&working_dir).during(format_args!("make the working directory {}", working_dir.display()))?;
+    for (name, value) in &start.sysctls {
+        mount::sysctl(name, value)?;
+    }
+    for path in &start.readonly_paths {
+        mount::read_only(path)?;
+    }
+    for path in &start.masked_paths {
+        mount::mask(path)?;
+    }
+    if start.root.read_only || start.root.writable.is_none() {
+        let root = rustix::fs::open("/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).during("open the root")?;
+        mount::make_read_only(root.as_fd(), false).during("make the root read-only")?;
+    }
+    Ok(())
+}
+
+/// The files of the request on a tmpfs of the container's own, and the init of `--init`, ready to be attached.
+fn gather_files(start: &Start) -> Result<Vec<(String, OwnedFd)>> {
+    const FILES: &str = "/run";
+    let mut gathered = Vec::new();
+    if !start.files.is_empty() {
+        mount::own("tmpfs", FILES, &[("size", "4m"), ("mode", "755")], MountAttrFlags::MOUNT_ATTR_NODEV)?;
+    }
+    for (number, (target, content)) in start.files.iter().enumerate() {
+        let path = format!("{FILES}/{number}");
+        fs::write(&path, content).during(format_args!("write {target}"))?;
+        gathered.push((target.clone(), mount::bind(&path).during(format_args!("write {target}"))?));
+    }
+    if start.init {
+        let binary = mount::bind("/init").during("provide the init process")?;
+        mount::make_read_only(binary.as_fd(), false).during("provide the init process")?;
+        gathered.push((INIT.into(), binary));
+    }
+    Ok(gathered)
+}
+
+fn pivot() -> rustix::io::Result<()> {
+    rustix::process::chdir(ROOT)?;
+    // The old root ends up on top of the new one, from where it is taken off.
+    rustix::process::pivot_root(".", ".")?;
+    rustix::mount::unmount(".", UnmountFlags::DETACH)?;
+    rustix::process::chdir("/")
+}
+
+fn mount_system(start: &Start) -> Result<()> {
+    let nothing = mount::NOTHING;
+    let no_suid = MountAttrFlags::MOUNT_ATTR_NOSUID;
+    let no_suid_exec = no_suid | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+    let shm_bytes = start.shm_bytes.to_string();
+    let system = if start.privileged { nothing } else { nothing | MountAttrFlags::MOUNT_ATTR_RDONLY };
+    mount::own("proc", "/proc", &[], nothing)?;
+    let dev = no_suid | MountAttrFlags::MOUNT_ATTR_STRICTATIME;
+    mount::own("tmpfs", "/dev", &[("mode", "755"), ("size", "65536k")], dev)?;
+    let terminals = [("gid", "5"), ("mode", "0620"), ("ptmxmode", "0666")];
+    mount::own("devpts", "/dev/pts", &terminals, no_suid_exec)?;
+    mount::own("tmpfs", "/dev/shm", &[("mode", "1777"), ("size", &shm_bytes)], nothing)?;
+    mount::own("mqueue", "/dev/mqueue", &[], nothing)?;
+    mount::own("sysfs", "/sys", &[], system)?;
+    mount::own("cgroup2", "/sys/fs/cgroup", &[], system)
+}
+
+struct Device {
+    path: PathBuf,
+    mode: u32,
+    number: u64,
+}
+
+fn make_devices(further: &[Device]) -> Result<()> {
+    let mask = rustix::process::umask(Mode::empty());
+    for (name, major, minor) in DEVICES {
+        let number = rustix::fs::makedev(major, minor);
+        let path = Path::new("/dev").join(name);
+        rustix::fs::mknodat(CWD, &path, FileType::CharacterDevice, Mode::from_raw_mode(0o666), number)
+            .during(format_args!("make {}", path.display()))?;
+    }
+    for Device { path, mode, number } in further {
+        if let Some(parent) = path.parent() {
+            fs::create_dir_all(parent).during(format_args!("make {}", parent.display()))?;
+        }
+        let (kind, mode) = (FileType::from_raw_mode(*mode), Mode::from_raw_mode(*mode));
+        match rustix::fs::mknodat(CWD, path, kind, mode, *number) {
+            Ok(()) | Err(rustix::io::Errno::EXIST) => {}
+            Err(errno) => return Err(errno).during(format_args!("make {}", path.display())),
+        }
+    }
+    rustix::process::umask(mask);
+    for (target, link) in LINKS {
+        symlink(target, link).during(format_args!("make {link}"))?;
+    }
+    Ok(())
+}
+
+/// Every device of the guest, for a privileged container; not the agent's own channel and console.
+fn gather_devices(directory: &Path) -> Vec<Device> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+        let (path, Ok(metadata)) = (entry.path(), entry.metadata()) else { continue };
+        let kind = metadata.file_type();
+        let name = entry.file_name();
+        let ours = ["vport", "console", "ptmx"].iter().any(|ours| name.as_encoded_bytes().starts_with(ours.as_bytes()));
+        if kind.is_dir() {
+            found.extend(gather_devices(&path));
+        } else if (kind.is_char_device() || kind.is_block_device()) && !ours {
+            found.push(Device { path, mode: metadata.mode(), number: metadata.rdev() });
+        }
+    }
+    found
+}

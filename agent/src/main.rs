@@ -1,0 +1,46 @@
+//! The agent: PID 1 of a guest, and the only program in it besides the image's.
+//!
+//! Boots the guest, opens the channel to the host, and serves its requests. It must not end: that
+//! would be a panic of the guest's kernel. The same binary is the init of `--init` in the container.
+
+mod agent;
+mod boot;
+mod channel;
+mod container;
+mod device;
+mod entropy;
+mod failure;
+mod init;
+mod message;
+mod network;
+mod power;
+mod process;
+mod processes;
+mod statistics;
+mod streams;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let name = std::env::args_os().next().unwrap_or_default();
+    if name == process::launch::INIT {
+        return ExitCode::from(init::run() as u8);
+    }
+    if !rustix::process::getpid().is_init() {
+        eprintln!("atoll-agent: this is the first process of an Atoll guest, not a command");
+        return ExitCode::FAILURE;
+    }
+    if let Err(failure) = serve() {
+        eprintln!("atoll-agent: {failure}");
+    }
+    // Without its agent a guest is of no use; QEMU's end tells the host.
+    power::off();
+    ExitCode::FAILURE
+}
+
+fn serve() -> failure::Result<()> {
+    let (port, modules) = boot::boot()?;
+    let mut agent = agent::Agent::new(port)?;
+    modules.finish()?;
+    agent.run()
+}

@@ -1,0 +1,346 @@
+//! Requests, results and events: the mirror of `src/atoll/model/agent.py`.
+//!
+//! A struct travels as a MessagePack map by field name; a missing field has its default.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::de::{self, Deserializer, SeqAccess, Visitor};
+use serde::{Deserialize, Serialize};
+use serde_bytes::ByteBuf;
+
+pub const PROTOCOL: u32 = 1;
+
+#[derive(Debug, Serialize)]
+pub struct Hello<'a> {
+    pub protocol: u32,
+    pub agent_version: &'a str,
+    pub kernel: &'a str,
+}
+
+#[derive(Debug, Deserialize)]
+pub struct Disk {
+    pub pci: String,
+}
+
+#[derive(Debug, Deserialize)]
+pub struct Root {
+    pub image: Disk,
+    pub layers: u32,
+    #[serde(default)]
+    pub writable: Option<Disk>,
+    #[serde(default)]
+    pub read_only: bool,
+}
+
+#[derive(Debug, Deserialize)]
+pub struct Mount {
+    pub target: String,
+    #[serde(rename = "type")]
+    pub kind: String,
+    pub source: String,
+    #[serde(default)]
+    pub options: Vec<String>,
+}
+
+#[derive(Debug, Deserialize)]
+pub struct Rlimit {
+    pub name: String,
+    pub soft: u64,
+    pub hard: u64,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(default)]
+pub struct Limits {
+    pub memory_bytes: Option<u64>,
+    pub memory_swap_bytes: Option<i64>,
+    pub cpu_quota_us: Option<u64>,
+    pub cpu_period_us: u64,
+    pub cpu_shares: Option<u64>,
+    pub cpuset_cpus: Option<String>,
+    pub pids: Option<i64>,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits {
+            memory_bytes: None,
+            memory_swap_bytes: None,
+            cpu_quota_us: None,
+            cpu_period_us: 100_000,
+            cpu_shares: None,
+            cpuset_cpus: None,
+            pids: None,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(default)]
+pub struct Terminal {
+    pub rows: u16,
+    pub columns: u16,
+}
+
+impl Default for Terminal {
+    fn default() -> Terminal {
+        Terminal { rows: 24, columns: 80 }
+    }
+}
+
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Stdio {
+    pub stdin: Option<u32>,
+    pub stdout: Option<u32>,
+    pub stderr: Option<u32>,
+}
+
+#[derive(Debug, Deserialize)]
+pub struct Process {
+    pub arguments: Vec<String>,
+    #[serde(default)]
+    pub environment: Vec<String>,
+    #[serde(default = "slash")]
+    pub working_dir: String,
+    #[serde(default)]
+    pub user: String,
+    #[serde(default)]
+    pub groups: Vec<String>,
+    #[serde(default)]
+    pub capabilities: Vec<String>,
+    #[serde(default)]
+    pub rlimits: Vec<Rlimit>,
+    #[serde(default)]
+    pub no_new_privileges: bool,
+    #[serde(default)]
+    pub oom_score_adj: i32,
+    #[serde(default)]
+    pub terminal: Option<Terminal>,
+    #[serde(default)]
+    pub stdio: Stdio,
+}
+
+fn slash() -> String {
+    "/".into()
+}
+
+#[derive(Debug, Deserialize)]
+pub struct Start {
+    pub hostname: String,
+    #[serde(default)]
+    pub domainname: String,
+    pub entropy: ByteBuf,
+    pub clock_ns: u64,
+    pub root: Root,
+    #[serde(default)]
+    pub mounts: Vec<Mount>,
+    #[serde(default)]
+    pub files: BTreeMap<String, ByteBuf>,
+    #[serde(default)]
+    pub sysctls: BTreeMap<String, String>,
+    #[serde(default)]
+    pub limits: Limits,
+    #[serde(default)]
+    pub masked_paths: Vec<String>,
+    #[serde(default)]
+    pub readonly_paths: Vec<String>,
+    #[serde(default)]
+    pub privileged: bool,
+    #[serde(default)]
+    pub init: bool,
+    #[serde(default = "shm_bytes")]
+    pub shm_bytes: u64,
+    pub process: Process,
+}
+
+fn shm_bytes() -> u64 {
+    64 << 20
+}
+
+#[derive(Debug, Serialize)]
+pub struct Started {
+    pub pid: i32,
+}
+
+#[derive(Debug, Deserialize)]
+pub struct Exec {
+    pub id: String,
+    #[serde(default)]
+    pub privileged: bool,
+    pub process: Process,
+}
+
+#[derive(Debug, Deserialize)]
+pub struct Signal {
+    pub id: String,
+    pub signal: i32,
+    #[serde(default)]
+    pub everyone: bool,
+}
+
+#[derive(Debug, Deserialize)]
+pub struct Resize {
+    pub id: String,
+    pub rows: u16,
+    pub columns: u16,
+}
+
+#[derive(Debug, Serialize)]
+pub struct ProcessList {
+    pub rows: Vec<ProcessRow>,
+}
+
+#[derive(Debug, Serialize)]
+pub struct ProcessRow {
+    pub pid: i32,
+    pub parent_pid: i32,
+    pub user: String,
+    pub command: String,
+    pub name: String,
+    pub state: String,
+    pub terminal: String,
+    pub started_s: f64,
+    pub cpu_s: f64,
+    pub resident_bytes: u64,
+    pub virtual_bytes: u64,
+}
+
+#[derive(Debug, Default, Serialize)]
+pub struct Statistics {
+    pub cpu_usage_us: u64,
+    pub cpu_user_us: u64,
+    pub cpu_system_us: u64,
+    pub online_cpus: u32,
+    pub throttled_periods: u64,
+    pub throttled_us: u64,
+    pub memory_bytes: u64,
+    pub memory_peak_bytes: u64,
+    pub memory_file_bytes: u64,
+    pub memory_anonymous_bytes: u64,
+    pub memory_inactive_file_bytes: u64,
+    pub memory_limit_bytes: u64,
+    pub guest_memory_total_bytes: u64,
+    pub guest_memory_available_bytes: u64,
+    pub pids: u64,
+    pub block_read_bytes: u64,
+    pub block_write_bytes: u64,
+    pub oom_kills: u64,
+}
+
+#[derive(Debug, Serialize)]
+pub struct Exited<'a> {
+    pub id: &'a str,
+    pub code: i32,
+    pub out_of_memory: bool,
+}
+
+#[derive(Debug, Serialize)]
+pub struct Error<'a> {
+    pub code: &'a str,
+    pub message: &'a str,
+}
+
+/// A REQUEST frame's payload, `[method, parameters]`.
+#[derive(Debug)]
+pub enum Request {
+    Ping,
+    Start(Box<Start>),
+    Exec(Box<Exec>),
+    Signal(Signal),
+    Resize(Resize),
+    Processes,
+    Statistics,
+    PowerOff,
+    PrepareTemplate,
+    /// A method that this agent does not have: answered with an error, the channel lives on.
+    Unknown(String),
+}
+
+impl<'de> Deserialize<'de> for Request {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Request, D::Error> {
+        deserializer.deserialize_seq(RequestVisitor)
+    }
+}
+
+struct RequestVisitor;
+
+impl<'de> Visitor<'de> for RequestVisitor {
+    type Value = Request;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("[method, parameters]")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Request, A::Error> {
+        let method: String = next(&mut items)?;
+        let request = match method.as_str() {
+            "start" => Request::Start(next(&mut items)?),
+            "exec" => Request::Exec(next(&mut items)?),
+            "signal" => Request::Signal(next(&mut items)?),
+            "resize" => Request::Resize(next(&mut items)?),
+            _ => {
+                let de::IgnoredAny = next(&mut items)?;
+                match method.as_str() {
+                    "ping" => Request::Ping,
+                    "processes" => Request::Processes,
+                    "statistics" => Request::Statistics,
+                    "poweroff" => Request::PowerOff,
+                    "prepare_template" => Request::PrepareTemplate,
+                    _ => Request::Unknown(method),
+                }
+            }
+        };
+        Ok(request)
+    }
+}
+
+fn next<'de, T: Deserialize<'de>, A: SeqAccess<'de>>(items: &mut A) -> Result<T, A::Error> {
+    items.next_element()?.ok_or_else(|| de::Error::custom("a request is [method, parameters]"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn encode<T: Serialize>(value: &T) -> Vec<u8> {
+        rmp_serde::to_vec_named(value).unwrap()
+    }
+
+    #[test]
+    fn missing_fields_have_their_defaults() {
+        #[derive(Serialize)]
+        struct Process {
+            arguments: Vec<&'static str>,
+        }
+        #[derive(Serialize)]
+        struct Exec {
+            id: &'static str,
+            process: Process,
+        }
+        let bytes = encode(&("exec", Exec { id: "e1", process: Process { arguments: vec!["true"] } }));
+        let Request::Exec(exec) = rmp_serde::from_slice(&bytes).unwrap() else { panic!("not an exec") };
+        assert_eq!(exec.process.arguments, ["true"]);
+        assert_eq!(exec.process.working_dir, "/");
+        assert!(exec.process.terminal.is_none() && exec.process.stdio.stdin.is_none() && !exec.privileged);
+    }
+
+    #[test]
+    fn a_request_without_parameters_takes_nil() {
+        let bytes = encode(&("ping", ()));
+        assert!(matches!(rmp_serde::from_slice(&bytes).unwrap(), Request::Ping));
+    }
+
+    #[test]
+    fn an_unknown_method_is_no_broken_frame() {
+        let bytes = encode(&("dance", [1, 2, 3]));
+        assert!(matches!(rmp_serde::from_slice(&bytes).unwrap(), Request::Unknown(method) if method == "dance"));
+    }
+
+    #[test]
+    fn a_request_that_is_not_a_pair_is_refused() {
+        assert!(rmp_serde::from_slice::<Request>(&encode(&"ping")).is_err());
+        assert!(rmp_serde::from_slice::<Request>(&encode(&("start", ()))).is_err());
+    }
+}

@@ -1,0 +1,41 @@
+//! The guest's end, and the moment before a template is taken of it.
+
+use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::system::RebootCommand;
+
+use crate::device;
+use crate::failure::{Code, Failure, Result};
+
+/// How long killed processes are waited for before the power goes.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Leaves no driver bound but the console's, and nothing unwritten.
+pub fn prepare_template(has_container: bool) -> Result<()> {
+    if has_container {
+        return Err(Failure::new(Code::Conflict, "a guest with a container cannot become a template"));
+    }
+    device::unbind_all()?;
+    rustix::fs::sync();
+    Ok(())
+}
+
+/// Waits for the end of processes that have been killed.
+pub fn wait_for<'a>(processes: impl Iterator<Item = &'a OwnedFd>) {
+    let deadline = Instant::now() + PATIENCE;
+    for pidfd in processes {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let timeout = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: i64::from(left.subsec_nanos()) };
+        let _ = rustix::event::poll(&mut [PollFd::new(pidfd, PollFlags::IN)], Some(&timeout)); // the power goes anyway
+    }
+}
+
+/// Switches the power off: QEMU ends.
+pub fn off() {
+    rustix::fs::sync();
+    if let Err(errno) = rustix::system::reboot(RebootCommand::PowerOff) {
+        eprintln!("atoll-agent: cannot switch the power off: {errno}");
+    }
+}
