@@ -12,6 +12,7 @@ from atoll.api.schemas import ContainerBody, HostConfig, MountBody, Ulimit, Word
 from atoll.engine.signals import signal_number
 from atoll.engine.status import host_cpus
 from atoll.errors import InvalidRequest, NotFound, Unsupported
+from atoll.guest.capabilities import ALL
 from atoll.image import Image
 from atoll.model.agent import Rlimit
 from atoll.model.container import ContainerConfig, RestartPolicy
@@ -21,14 +22,7 @@ HOSTNAME_BYTES = 64
 DEFAULT_SHM_BYTES = 64 << 20
 UNLIMITED = 2**64 - 1
 
-_CAPABILITY_NAMES = (
-    "AUDIT_CONTROL AUDIT_READ AUDIT_WRITE BLOCK_SUSPEND BPF CHECKPOINT_RESTORE CHOWN DAC_OVERRIDE DAC_READ_SEARCH "
-    "FOWNER FSETID IPC_LOCK IPC_OWNER KILL LEASE LINUX_IMMUTABLE MAC_ADMIN MAC_OVERRIDE MKNOD NET_ADMIN "
-    "NET_BIND_SERVICE NET_BROADCAST NET_RAW PERFMON SETFCAP SETGID SETPCAP SETUID SYSLOG SYS_ADMIN SYS_BOOT "
-    "SYS_CHROOT SYS_MODULE SYS_NICE SYS_PACCT SYS_PTRACE SYS_RAWIO SYS_RESOURCE SYS_TIME SYS_TTY_CONFIG "
-    "WAKE_ALARM ALL"
-)
-CAPABILITIES = frozenset(_CAPABILITY_NAMES.split())
+CAPABILITIES = {*ALL, "ALL"}
 _SIZE = re.compile(r"(\d+)\s*([bkmgt]?)(i?b)?", re.IGNORECASE)
 
 

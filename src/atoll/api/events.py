@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Callable
 
 import msgspec
 from aiohttp import web
@@ -43,7 +44,7 @@ async def _send(response: web.StreamResponse, event: Event, filters: Filters) ->
 
 def _wanted(event: Event, filters: Filters) -> bool:
     names = (event.id, event.attributes.get("name", ""), event.attributes.get("image", ""))
-    tests = {
+    tests: dict[str, Callable[[str], bool]] = {
         "type": lambda value: value == event.type,
         "event": lambda value: value == event.action or event.action.startswith(f"{value}:"),
         "container": lambda value: event.type == "container" and (event.id.startswith(value) or value == names[1]),
@@ -51,8 +52,8 @@ def _wanted(event: Event, filters: Filters) -> bool:
         "label": lambda value: label_fits(value, event.attributes),
         "scope": lambda value: value == "local",
         "daemon": lambda value: event.type == "daemon",
-        "network": lambda value: False,
-        "volume": lambda value: False,
+        "network": lambda _: False,
+        "volume": lambda _: False,
     }
     return all(any(test(value) for value in filters[name]) for name, test in tests.items() if filters.get(name))
 

@@ -3,12 +3,14 @@
 The server answers `101 UPGRADED` (or 200 to a client that did not ask to upgrade) and from there on the connection is
 ours: aiohttp hears no more of it. Back-pressure goes both ways. A client that does not read stops the container's
 process; a process that does not read its standard input stops the client. The client may shut down its sending side
-(end of file for the process) and go on reading.
+(end of file for the process) and go on reading. Like any client that upgrades, it sends nothing before our answer
+(RFC 9110, section 7.8).
 
 Source: Docker Engine API reference, "Attach to a container", hijacking.
 """
 
 import asyncio
+import select
 import socket
 from collections.abc import Awaitable
 from types import TracebackType
@@ -23,7 +25,7 @@ MULTIPLEXED = "application/vnd.docker.multiplexed-stream"
 
 T = TypeVar("T")
 
-_HIJACKED = "hijacked"
+_HIJACKED = web.RequestKey("hijacked", bool)
 
 _MOST_UNREAD_BYTES = 256 * 1024
 
@@ -35,7 +37,7 @@ class ClientGone(Exception):
 class HijackedConnection(asyncio.Protocol):
     """The raw connection: `read` what the client sends, `write` to it. Leaving the block closes it."""
 
-    def __init__(self, http: "RequestHandler[web.Request]", transport: asyncio.Transport) -> None:
+    def __init__(self, http: RequestHandler, transport: asyncio.Transport) -> None:
         self._http = http
         self._transport = transport
         self._unread = bytearray()
@@ -45,6 +47,11 @@ class HijackedConnection(asyncio.Protocol):
         self._writable = asyncio.Event()
         self._writable.set()
         self._closed = asyncio.Event()
+        # Reports nothing but the hang-up of the peer: not a half-close, which reading cannot tell from it.
+        self._hang_up = select.epoll()
+        self._hang_up.register(transport.get_extra_info("socket").fileno(), 0)
+        self._has_hung_up = False
+        asyncio.get_running_loop().add_reader(self._hang_up.fileno(), self._notice_hang_up)
 
     @classmethod
     def take(cls, request: web.Request, content_type: str) -> "HijackedConnection":
@@ -60,8 +67,6 @@ class HijackedConnection(asyncio.Protocol):
             if upgrades
             else f"HTTP/1.1 200 OK\r\nContent-Type: {content_type}\r\n\r\n"
         )
-        # Hands over what the client sent together with its request.
-        http.set_parser(connection)
         transport.set_protocol(connection)
         transport.resume_reading()
         transport.write(head.encode())
@@ -100,11 +105,6 @@ class HijackedConnection(asyncio.Protocol):
         if self._is_gone:
             raise ClientGone
 
-    def finish(self) -> None:
-        """No more output: shut down our sending side once everything is sent."""
-        if not self._is_gone and self._transport.can_write_eof():
-            self._transport.write_eof()
-
     async def unless_gone(self, wait: Awaitable[T]) -> T:
         """The result of `wait`; raises `ClientGone` when the client leaves first."""
         waiting = asyncio.ensure_future(wait)
@@ -122,16 +122,6 @@ class HijackedConnection(asyncio.Protocol):
         """Wait until the client is not there any more."""
         await self._closed.wait()
 
-    def feed_data(self, data: bytes) -> tuple[bool, bytes]:
-        """aiohttp's parser protocol: bytes that it had read already."""
-        self._unread += data
-        self._readable.set()
-        return False, b""
-
-    def feed_eof(self) -> None:
-        """aiohttp's parser protocol."""
-        self.eof_received()
-
     def data_received(self, data: bytes) -> None:
         """From the transport."""
         self._unread += data
@@ -143,7 +133,21 @@ class HijackedConnection(asyncio.Protocol):
         """From the transport; we go on sending."""
         self._is_at_end = True
         self._readable.set()
+        if self._has_hung_up:
+            self._transport.abort()
         return True
+
+    def _notice_hang_up(self) -> None:
+        """The client is gone; what it sent before may still have to be read."""
+        self._has_hung_up = True
+        self._stop_watching()
+        if self._is_at_end or not self._transport.is_reading():
+            self._transport.abort()
+
+    def _stop_watching(self) -> None:
+        if not self._hang_up.closed:
+            asyncio.get_running_loop().remove_reader(self._hang_up.fileno())
+            self._hang_up.close()
 
     def pause_writing(self) -> None:
         """From the transport: the client reads too slowly."""
@@ -155,6 +159,7 @@ class HijackedConnection(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         """From the transport; aiohttp counts connections and must hear of the end."""
+        self._stop_watching()
         self._is_gone = True
         self._closed.set()
         self._readable.set()

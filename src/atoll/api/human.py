@@ -8,13 +8,9 @@ from atoll.model.container import ContainerState
 NEVER = "0001-01-01T00:00:00Z"
 """Go's zero time, which Docker shows for what has not happened."""
 
-_HOUR, _DAY = 3600, 24 * 3600
-_SCALE = (
-    (48 * _HOUR, _HOUR, "hours"),
-    (14 * _DAY, _DAY, "days"),
-    (60 * _DAY, 7 * _DAY, "weeks"),
-    (730 * _DAY, 30 * _DAY, "months"),
-)
+_SECONDS_AN_HOUR = 3600
+_LONG = ((48, 1, "hours"), (14 * 24, 24, "days"), (60 * 24, 7 * 24, "weeks"), (730 * 24, 30 * 24, "months"))
+"""Up to so many hours: in units of so many hours."""
 
 
 def duration(seconds: float) -> str:
@@ -22,20 +18,17 @@ def duration(seconds: float) -> str:
     whole = int(seconds)
     if whole < 1:
         return "Less than a second"
-    if whole == 1:
-        return "1 second"
     if whole < 60:
-        return f"{whole} seconds"
-    if whole < 120:
-        return "About a minute"
-    if whole < 46 * 60:
-        return f"{whole // 60} minutes"
-    if round(seconds / _HOUR) == 1:
+        return "1 second" if whole == 1 else f"{whole} seconds"
+    if whole < _SECONDS_AN_HOUR:
+        return "About a minute" if whole < 120 else f"{whole // 60} minutes"
+    hours = int(seconds / _SECONDS_AN_HOUR + 0.5)
+    if hours == 1:
         return "About an hour"
-    for limit, unit, name in _SCALE:
-        if whole < limit:
-            return f"{round(seconds / _HOUR) if unit == _HOUR else whole // unit} {name}"
-    return f"{whole // (365 * _DAY)} years"
+    for limit, unit, name in _LONG:
+        if hours < limit:
+            return f"{hours // unit} {name}"
+    return f"{whole // _SECONDS_AN_HOUR // 24 // 365} years"
 
 
 def timestamp(moment: datetime | None) -> str:

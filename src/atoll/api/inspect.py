@@ -5,16 +5,12 @@ from typing import TypeAlias
 
 from atoll.api.human import state_word, status, timestamp
 from atoll.engine.record import ContainerRecord
+from atoll.guest.start_request import MASKED_PATHS, READONLY_PATHS
 from atoll.model.container import ContainerConfig, ContainerState
 from atoll.paths import Paths
 
 Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
 
-_MASKED = (
-    "/proc/asound /proc/acpi /proc/kcore /proc/keys /proc/latency_stats /proc/timer_list /proc/timer_stats "
-    "/proc/sched_debug /proc/scsi /sys/firmware /sys/devices/virtual/powercap"
-)
-_READONLY = "/proc/bus /proc/fs /proc/irq /proc/sys /proc/sysrq-trigger"
 
 _UNLIMITED = 2**64 - 1
 _NONE_NETWORK: dict[str, Json] = {
@@ -199,8 +195,8 @@ def _host_config(config: ContainerConfig) -> Json:
         "CpuPercent": 0,
         "IOMaximumIOps": 0,
         "IOMaximumBandwidth": 0,
-        "MaskedPaths": None if config.privileged else _MASKED.split(),
-        "ReadonlyPaths": None if config.privileged else _READONLY.split(),
+        "MaskedPaths": None if config.privileged else list(MASKED_PATHS),
+        "ReadonlyPaths": None if config.privileged else list(READONLY_PATHS),
     }
 
 

@@ -1,7 +1,6 @@
 """Launching a container's runtime: from its record to a bundle that says all a runtime needs, and a process."""
 
 import asyncio
-import os
 import shutil
 from typing import Protocol
 
@@ -14,6 +13,7 @@ from atoll.kernel import Kernel, KernelStore
 from atoll.model.container import BundleSpec, ExitStatus
 from atoll.paths import Paths
 from atoll.runtime.client import RuntimeClient
+from atoll.runtime.spawner import Spawner
 from atoll.settings import Settings
 from atoll.vmm import Accelerator
 
@@ -23,13 +23,6 @@ class Accelerators(Protocol):
 
     async def choose(self, kernel: Kernel) -> Accelerator:
         """The accelerator for `kernel`; the first time takes as long as a boot."""
-
-
-class Spawner(Protocol):
-    """Forks runtimes."""
-
-    async def spawn(self, config: os.PathLike[str]) -> int:
-        """A runtime for the bundle; returns when it listens."""
 
 
 class RuntimeLauncher:
