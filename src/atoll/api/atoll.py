@@ -21,6 +21,7 @@ from atoll.engine.status import (
     qemu_version,
 )
 from atoll.errors import AtollError, InvalidRequest
+from atoll.kernel import KernelInfo
 
 
 class StopBody(Struct, frozen=True):
@@ -106,7 +107,9 @@ async def set_kernel(request: web.Request) -> web.Response:
         setting = kernels.set_binary(Path(body.binary), Path(body.modules) if body.modules else None)
     else:
         setting = kernels.set_host()
-    return answer(_kernel_json(await engine.tasks.finish(setting, "change of the kernel")))
+    info = await engine.tasks.finish(setting, "change of the kernel")
+    engine.warm_up()
+    return answer(_kernel_json(info))
 
 
 async def stop(request: web.Request) -> web.Response:
@@ -117,6 +120,15 @@ async def stop(request: web.Request) -> web.Response:
         await engine.tasks.finish(stopping, "stop of all containers")
     engine.stopping.set()
     return nothing()
+
+
+def _kernel_json(kernel: KernelInfo) -> dict[str, object]:
+    return {
+        "Version": kernel.version,
+        "Source": kernel.source,
+        "Current": kernel.current,
+        "Digest": kernel.digest,
+    }
 
 
 ROUTES = (

@@ -224,7 +224,7 @@ def _tmpfs_options(mount: MountBody) -> str:
 def _extra_hosts(hosts: Sequence[str]) -> tuple[str, ...]:
     for entry in hosts:
         if entry.endswith(":host-gateway"):
-            raise Unsupported("--add-host with host-gateway is not supported by atoll yet: there is no network")
+            raise Unsupported("atoll does not have --add-host with host-gateway yet: there is no network")
     return tuple(hosts)
 
 

@@ -109,7 +109,7 @@ async def _pull(request: web.Request) -> web.StreamResponse:
     if wanted:
         name += f"@{wanted}" if ":" in wanted else f":{wanted}"
     elif ":" not in name.rpartition("/")[2] and "@" not in name:
-        raise Unsupported("pulling all tags of a repository (--all-tags) is not supported by atoll yet")
+        raise Unsupported("atoll does not pull all tags of a repository (--all-tags) yet")
     platform = query.get("platform") or None
 
     async def pull(report: Report) -> None:
@@ -123,8 +123,10 @@ async def _pull(request: web.Request) -> web.StreamResponse:
 async def _import(request: web.Request) -> web.StreamResponse:
     engine, query = engine_of(request), request.query
     if query["fromSrc"] != "-":
-        raise Unsupported("importing from a URL is not supported by atoll: fetch it, and import it from standard input")
-    name = f"{query['repo']}:{query.get('tag') or 'latest'}" if query.get("repo") else None
+        raise Unsupported("atoll does not import from a URL: fetch it, and import it from standard input")
+    name = query.get("repo") or None
+    if name is not None and query.get("tag"):
+        name += f":{query['tag']}"
     changes = query.getall("changes", [])
 
     async def import_(report: Report) -> None:

@@ -21,13 +21,12 @@ async def logs(request: web.Request) -> web.StreamResponse:
     stdout, stderr = flag(request, "stdout"), flag(request, "stderr")
     if not stdout and not stderr:
         raise InvalidRequest("must specify at least one of 'stdout' or 'stderr'")
-    until_ns = moment_ns(request, "until")
     reader = LogReader(
         engine_of(request).paths.bundle(container.id) / LOG,
         stdout=stdout,
         stderr=stderr,
         since_ns=moment_ns(request, "since"),
-        until_ns=until_ns,
+        until_ns=moment_ns(request, "until") or None,
         tail=_tail(request),
         timestamps=flag(request, "timestamps"),
     )

@@ -55,7 +55,7 @@ def refuse_unsupported(body: ContainerBody) -> None:
     if not host.privileged and (host.masked_paths is not None or host.readonly_paths is not None):
         _refuse("other masked or read-only paths than the default (--security-opt systempaths=unconfined)")
     if host.log_config is not None and (host.log_config.type or "json-file") not in ("json-file", "local"):
-        _refuse(f"the log driver '{host.log_config.type}' (json-file is there)")
+        _refuse(f"the log driver '{host.log_config.type}' (it has json-file)")
 
 
 def _refuse_namespaces(host: HostConfig) -> None:
@@ -67,16 +67,16 @@ def _refuse_namespaces(host: HostConfig) -> None:
         ("--cgroupns", host.cgroupns_mode, ("", "private")),
     ):
         if (mode or "") not in accepted:
-            _refuse(f"{flag} {mode}: a container's namespaces are in its own VM; this")
+            _refuse(f"{flag} {mode} (a container's namespaces are those of its own VM)")
 
 
 def _refuse_networks(body: ContainerBody, host: HostConfig) -> None:
     joined = body.networking_config.endpoints_config if body.networking_config is not None else None
     for network in ((host.network_mode or ""), *(joined or ())):
         if network == "host":
-            _refuse("--network host: the host's network is not reachable from a VM; this")
+            _refuse("--network host (a VM cannot be in the host's network)")
         if network not in NO_NETWORK:
-            _refuse(f"the network '{network}' (--network none is there)")
+            _refuse(f"the network '{network}' (it has --network none)")
 
 
 def _refuse_mounts(host: HostConfig) -> None:
@@ -100,4 +100,4 @@ def no_new_privileges(options: list[str]) -> bool:
 
 
 def _refuse(what: str) -> NoReturn:
-    raise Unsupported(f"{what} is not supported by atoll yet")
+    raise Unsupported(f"atoll does not have {what} yet")

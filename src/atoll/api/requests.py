@@ -63,9 +63,9 @@ def whole_number(request: web.Request, name: str) -> int | None:
 
 
 def moment_ns(request: web.Request, name: str) -> int | None:
-    """A time in nanoseconds since the epoch: seconds with a fraction, or RFC 3339; 0 and nothing are None."""
+    """A time in nanoseconds since the epoch: seconds with a fraction, or RFC 3339; None when it is not there."""
     text = request.query.get(name, "")
-    if text in ("", "0"):
+    if not text:
         return None
     if _TIME.fullmatch(text):
         seconds, _, fraction = text.partition(".")

@@ -87,7 +87,11 @@ def _listen(path: Path) -> socket.socket:
 
 @web.middleware
 async def _answer_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Every error as `{"message": ...}` with its status; what nobody expected is logged."""
+    """Every error as `{"message": ..., "code": ...}` with its status; what nobody expected is logged.
+
+    Docker's clients read the message; `code` is the error's name in `atoll.errors`, for ours.
+    """
+    code = "internal"
     try:
         return await handler(request)
     except ClientGone:
@@ -95,15 +99,15 @@ async def _answer_errors(request: web.Request, handler: Handler) -> web.StreamRe
     except (ConnectionError, asyncio.CancelledError):
         raise
     except AtollError as error:
-        status, message = http_status(error), str(error)
+        status, message, code = http_status(error), str(error), error.code
         if status >= 500:
             log.warning("%s %s: %s", request.method, request.path, message)
     except web.HTTPException as error:
-        status, message = error.status, error.reason
-        if status == 404:
+        status, message, code = error.status, error.reason, "not-found" if error.status == 404 else "invalid"
+        if match := _NOT_YET.match(request.path):
+            status, message, code = 501, f"atoll does not have {match[1]} yet", "unsupported"
+        elif status == 404:
             message = "page not found"
-            if match := _NOT_YET.match(request.path):
-                status, message = 501, f"{match[1].split('/')[-1]} is not supported by atoll yet"
     except Exception:  # the request's outermost edge
         log.exception("%s %s failed", request.method, request.path)
         status, message = 500, "internal error of the engine: see its log ('atoll system logs')"
@@ -111,7 +115,7 @@ async def _answer_errors(request: web.Request, handler: Handler) -> web.StreamRe
         return Hijacked()
     if status == 304:
         return web.Response(status=304)
-    return answer({"message": message}, status=status)
+    return answer({"message": message, "code": code}, status=status)
 
 
 @web.middleware

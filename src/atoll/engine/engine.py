@@ -24,7 +24,7 @@ from atoll.engine.lock import engine_lock
 from atoll.engine.record import RecordTable
 from atoll.engine.registry import Registry
 from atoll.engine.services import Services, Tasks
-from atoll.errors import NotModified
+from atoll.errors import AtollError, NotModified
 from atoll.image import ContentStore
 from atoll.kernel import KernelStore, agent_path
 from atoll.model.container import ContainerState
@@ -90,6 +90,16 @@ class Engine:
         for container, end in zip(running, ends, strict=True):
             if isinstance(end, BaseException) and not isinstance(end, NotModified):
                 log.warning("container %s could not be stopped: %s", container.name, end)
+
+    def warm_up(self) -> None:
+        """Do in the background what the first start would wait for: the initramfs, and the choice of accelerator."""
+        self.tasks.spawn(self._warm_up(), "preparation of the first start")
+
+    async def _warm_up(self) -> None:
+        try:
+            await self.accelerators.choose(await self.kernels.current())
+        except AtollError as error:
+            log.info("the first start is not prepared: %s", error)
 
     def counts(self) -> dict[str, int]:
         """How many containers there are: `total`, `running`, `paused`, `stopped`."""

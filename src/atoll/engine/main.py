@@ -56,6 +56,7 @@ async def _serve(accelerator: str | None, ready: int | None) -> None:
             loop.add_signal_handler(number, engine.stopping.set)
         log.info("serving %s, %d containers", here.socket, len(engine.containers))
         _tell(ready, b"1")
+        engine.warm_up()
         await engine.stopping.wait()
         log.info("ending; containers run on")
 
