@@ -1,0 +1,100 @@
+"""The content store proper: blobs by the digest of their bytes, verified while they stream in."""
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import FileIO
+from pathlib import Path
+
+from atoll.errors import InvalidRequest, NotFound
+from atoll.image.durable import delete_file, new_file, write_fully
+
+
+def digest_of(data: bytes) -> str:
+    """The digest of `data`, `sha256:...`."""
+    return f"sha256:{hashlib.sha256(data).hexdigest()}"
+
+
+class BlobWriter:
+    """Takes a blob's bytes as they come; `digest` and `size_bytes` are those of what came so far."""
+
+    def __init__(self, file: FileIO, limit_bytes: int) -> None:
+        self.size_bytes = 0
+        self._file = file
+        self._limit_bytes = limit_bytes
+        self._hash = hashlib.sha256()
+
+    @property
+    def digest(self) -> str:
+        """`sha256:...` of the bytes written."""
+        return f"sha256:{self._hash.hexdigest()}"
+
+    def write(self, data: bytes | memoryview) -> None:
+        """Append `data`; raises `InvalidRequest` beyond the size that was announced or allowed."""
+        self.size_bytes += len(data)
+        if self.size_bytes > self._limit_bytes:
+            raise InvalidRequest(f"a blob is larger than the {self._limit_bytes} bytes it may have")
+        self._hash.update(data)
+        write_fully(self._file, data)
+
+
+class BlobStore:
+    """Blobs under `root`; every method blocks on the disk, so an event loop calls them in a thread."""
+
+    def __init__(self, root: Path, ingest: Path) -> None:
+        """Open the store; `ingest` holds unfinished blobs and must be on the same file system."""
+        self._directory = root / "sha256"
+        self._directory.mkdir(parents=True, exist_ok=True)
+        self._ingest = ingest
+
+    def path(self, digest: str) -> Path:
+        """Where the blob is, or will be."""
+        return self._directory / digest.removeprefix("sha256:")
+
+    def has(self, digest: str) -> bool:
+        """Whether the blob is here, whole."""
+        return self.path(digest).exists()
+
+    @contextmanager
+    def writer(self, digest: str | None, *, limit_bytes: int, size_bytes: int | None = None) -> Iterator[BlobWriter]:
+        """Write a blob; it is kept when the block ends well and its bytes have `digest` and `size_bytes`, if given.
+
+        Raises `InvalidRequest` when they do not, or when there are more than `limit_bytes`.
+        """
+        most = limit_bytes if size_bytes is None else min(limit_bytes, size_bytes)
+        with new_file(self._ingest) as new:
+            writer = BlobWriter(new.file, most)
+            yield writer
+            if size_bytes is not None and writer.size_bytes != size_bytes:
+                raise InvalidRequest(f"blob {digest} is cut off: {writer.size_bytes} of {size_bytes} bytes came")
+            if digest is not None and writer.digest != digest:
+                raise InvalidRequest(f"blob {digest} is not what it claims to be: its bytes have {writer.digest}")
+            if not self.has(writer.digest):
+                new.keep_as(self.path(writer.digest))
+
+    def add(self, data: bytes) -> str:
+        """Keep `data` and return its digest."""
+        with self.writer(None, limit_bytes=len(data)) as writer:
+            writer.write(data)
+        return writer.digest
+
+    def read(self, digest: str, *, limit_bytes: int) -> bytes:
+        """A small blob, verified; raises `NotFound`, or `InvalidRequest` when it is too large or was damaged."""
+        try:
+            with self.path(digest).open("rb") as file:
+                data = file.read(limit_bytes + 1)
+        except FileNotFoundError as error:
+            raise NotFound(f"blob {digest} is not in the content store: load or pull the image again") from error
+        if len(data) > limit_bytes:
+            raise InvalidRequest(f"blob {digest} is larger than the {limit_bytes} bytes it may have")
+        if digest_of(data) != digest:
+            raise InvalidRequest(f"blob {digest} was damaged on disk: remove the image, then load or pull it again")
+        return data
+
+    def digests(self) -> list[str]:
+        """Every blob that is here."""
+        return [f"sha256:{path.name}" for path in self._directory.iterdir()]
+
+    def delete(self, digest: str) -> int:
+        """Remove a blob if it is here; returns the bytes that this gave back."""
+        return delete_file(self.path(digest))
