@@ -16,8 +16,9 @@ from atoll.api.requests import answer, body_of, container_of, engine_of, flag, n
 from atoll.api.schemas import ContainerBody
 from atoll.api.top import process_table
 from atoll.engine.bundle import WRITABLE
-from atoll.engine.container import Container, WaitCondition
+from atoll.engine.container import Container
 from atoll.engine.engine import Engine
+from atoll.engine.waiters import WaitCondition
 from atoll.errors import AtollError, InvalidRequest, NotFound
 from atoll.image import Image
 from atoll.model.container import ContainerConfig

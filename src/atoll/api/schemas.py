@@ -18,7 +18,6 @@ Whole = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | None
 Yes = bool | None
 Anything = msgspec.Raw
 """Something that we only look at to see whether it is there."""
-NOTHING = msgspec.Raw(b"null")
 
 T = TypeVar("T")
 

@@ -70,7 +70,7 @@ async def serve(engine: Engine) -> AsyncIterator[None]:
 
 def _listen(path: Path) -> socket.socket:
     """A socket that only its owner can open; a stale one of a dead engine is replaced (we hold the engine's lock)."""
-    path.parent.mkdir(mode=0o711, parents=True, exist_ok=True)
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     path.unlink(missing_ok=True)
     listener = socket.socket(socket.AF_UNIX)
     try:

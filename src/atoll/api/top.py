@@ -52,10 +52,6 @@ def _clock(seconds: float) -> str:
     return f"{whole // 3600:02}:{whole // 60 % 60:02}:{whole % 60:02}"
 
 
-def _minutes(seconds: float) -> str:
-    return f"{int(seconds) // 60}:{int(seconds) % 60:02}"
-
-
 def _started(process: ProcessRow) -> str:
     """The time of today, or the day."""
     moment, now = time.localtime(process.started_s), time.localtime()

@@ -11,9 +11,9 @@ import shutil
 from datetime import UTC, datetime
 from pathlib import Path
 
-from atoll.engine.container import LOST, Container
+from atoll.engine.container import Container
+from atoll.engine.ending import LOST, end_runtime
 from atoll.engine.restart import restarts_with_engine
-from atoll.engine.runtimes import Runtime
 from atoll.engine.services import Services
 from atoll.errors import AtollError
 from atoll.model.container import ContainerState, ExitStatus
@@ -26,8 +26,8 @@ _ALIVE = (ContainerState.STARTING, ContainerState.RUNNING, ContainerState.PAUSED
 
 async def adopt_containers(services: Services) -> None:
     """Fill the registry from the table, adopt runtimes, remove stale files; restart policies come later."""
-    services.paths.containers.mkdir(mode=0o711, parents=True, exist_ok=True)
-    services.paths.run.mkdir(mode=0o711, parents=True, exist_ok=True)
+    services.paths.containers.mkdir(mode=0o700, parents=True, exist_ok=True)
+    services.paths.run.mkdir(mode=0o700, parents=True, exist_ok=True)
     for record in sorted(services.table.all(), key=lambda record: record.created_at):
         services.registry.add(Container(record, services))
     await asyncio.gather(*(_adopt(container, services) for container in services.registry))
@@ -57,7 +57,7 @@ async def _adopt(container: Container, services: Services) -> None:
         found = await runtime.state()
     except AtollError as error:
         log.warning("runtime of container %s does not answer, ending it: %s", record.name, error)
-        await _end(runtime)
+        await end_runtime(runtime)
         _note_end(container, services)
         return
     if found.state in _ALIVE and found.started_at is not None:
@@ -70,14 +70,8 @@ async def _adopt(container: Container, services: Services) -> None:
         return
     # Booted for a `start` that was never answered: as if it had not been asked for.
     log.info("container %s was being started when the engine ended: ending its VM", record.name)
-    await _end(runtime)
+    await end_runtime(runtime)
     container.never_started()
-
-
-async def _end(runtime: Runtime) -> None:
-    runtime.kill()
-    await runtime.wait_gone()
-    await runtime.close()
 
 
 def _note_end(container: Container, services: Services) -> None:
@@ -116,7 +110,7 @@ async def _end_stray(run_dir: Path) -> None:
     except AtollError:
         return
     log.info("ending the runtime in %s, which no container owns", run_dir)
-    await _end(runtime)
+    await end_runtime(runtime)
 
 
 def _directories(parent: Path) -> list[Path]:

@@ -11,21 +11,20 @@ import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
-from typing import Literal
 
 from msgspec.structs import replace
 
 from atoll.engine.attachment import Attachment, Wish
+from atoll.engine.ending import end_runtime, ended_record, start_exit_code, wait_for_end, wait_until_gone
 from atoll.engine.names import check_name
 from atoll.engine.record import ContainerRecord
 from atoll.engine.restart import Backoff, restarts_after_exit
 from atoll.engine.runtimes import Runtime
 from atoll.engine.services import Services
 from atoll.engine.signals import signal_number
+from atoll.engine.waiters import WaitCondition, Waiters
 from atoll.errors import (
     AtollError,
-    CommandNotExecutable,
-    CommandNotFound,
     Conflict,
     InvalidRequest,
     NotModified,
@@ -34,23 +33,6 @@ from atoll.errors import (
 from atoll.model.container import ContainerState, ExitStatus
 
 log = logging.getLogger("atoll.engine")
-
-WaitCondition = Literal["not-running", "next-exit", "removed"]
-LOST = 137
-"""The exit code of a container whose runtime was killed: its VM got SIGKILL."""
-
-
-LEAVING_S = 15.0
-"""What a runtime may take from its container's end to its own."""
-
-
-def start_exit_code(error: AtollError) -> int:
-    """The exit code of a container that did not start, as in Docker."""
-    if isinstance(error, CommandNotFound):
-        return 127
-    if isinstance(error, CommandNotExecutable):
-        return 126
-    return 128
 
 
 class Container:
@@ -61,11 +43,7 @@ class Container:
         self._services = services
         self._runtime: Runtime | None = None
         self._attachments: list[Attachment] = []
-        self._waiters: dict[WaitCondition, list[asyncio.Future[int]]] = {
-            "not-running": [],
-            "next-exit": [],
-            "removed": [],
-        }
+        self._waiters = Waiters()
         self._settled = asyncio.Event()
         self._settled.set()
         self._vm_is_gone = asyncio.Event()
@@ -138,9 +116,7 @@ class Container:
             started = await runtime.start()
         except BaseException:
             self._runtime = None
-            runtime.kill()
-            await runtime.wait_gone()
-            await runtime.close()
+            await end_runtime(runtime)
             raise
         self._change(state=ContainerState.RUNNING, pid=started.pid, started_at=started.started_at or _now())
         self._watch(runtime)
@@ -169,30 +145,16 @@ class Container:
 
     async def _wait_for_exit(self, runtime: Runtime) -> None:
         try:
-            try:
-                status = await runtime.wait()
-            except VmFailed as error:
-                status = await self._lost(error)
-            self.exited(status)
-            await _leaves(runtime)
+            self.exited(await wait_for_end(runtime, self._services.launcher, self.record))
+            await wait_until_gone(runtime)
         finally:
             await runtime.close()
             self._vm_is_gone.set()
 
-    async def _lost(self, error: VmFailed) -> ExitStatus:
-        """What to record when the runtime cannot be heard any more; one that only hung up on us is ended."""
-        launcher = self._services.launcher
-        if (again := await launcher.find(self.record)) is not None:
-            again.kill()
-            await again.wait_gone()
-            await again.close()
-        left = launcher.last_exit(self.record)
-        return left or ExitStatus(code=LOST, finished_at=_now(), reason=f"its runtime ended unexpectedly: {error}")
-
     def exited(self, status: ExitStatus) -> None:
         """Record the end, tell everybody, and let the restart policy have its say."""
         self._runtime = None
-        ended = _ended(self.record, status)
+        ended = ended_record(self.record, status)
         comes_back = not self._policy_rests and not self._is_being_removed and restarts_after_exit(ended)
         self._replace(replace(ended, restarting=comes_back))
         if status.out_of_memory:
@@ -208,7 +170,7 @@ class Container:
 
     def ended_unwatched(self, status: ExitStatus) -> None:
         """Record an end that happened while there was no engine; the restart policy is asked later."""
-        self._replace(_ended(self.record, status))
+        self._replace(ended_record(self.record, status))
 
     def never_started(self) -> None:
         """Record that a start was cut short and nothing of the container has run."""
@@ -377,22 +339,14 @@ class Container:
 
     def wait(self, condition: WaitCondition) -> asyncio.Future[int]:
         """A future for the exit code at the end that `condition` names; what happens from now on is not missed."""
-        future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         starting = self.record.state is ContainerState.STARTING
+        future = self._waiters.add(condition)
         if condition == "not-running" and not self.record.is_running and not starting:
             future.set_result(self.record.exit_code)
-            return future
-        waiting = self._waiters[condition]
-        waiting.append(future)
-        future.add_done_callback(lambda done: waiting.remove(done) if done in waiting else None)
         return future
 
     def _resolve(self, *conditions: WaitCondition) -> None:
-        for condition in conditions:
-            waiting, self._waiters[condition] = self._waiters[condition], []
-            for future in waiting:
-                if not future.done():
-                    future.set_result(self.record.exit_code)
+        self._waiters.resolve(self.record.exit_code, *conditions)
 
     @asynccontextmanager
     async def attach(self, *, stdin: bool, stdout: bool, stderr: bool) -> AsyncIterator[Attachment]:
@@ -476,29 +430,6 @@ class Container:
         if record.started_at is None or record.finished_at is None:
             return 0.0
         return (record.finished_at - record.started_at).total_seconds()
-
-
-def _ended(record: ContainerRecord, status: ExitStatus) -> ContainerRecord:
-    return replace(
-        record,
-        state=ContainerState.EXITED,
-        pid=0,
-        exit_code=status.code,
-        error=status.reason,
-        out_of_memory=status.out_of_memory,
-        started_at=status.started_at or record.started_at,
-        finished_at=status.finished_at,
-    )
-
-
-async def _leaves(runtime: Runtime) -> None:
-    """Wait for a runtime that has said how its container ended to end its VM and itself; make it, if it does not."""
-    try:
-        async with asyncio.timeout(LEAVING_S):
-            await runtime.wait_gone()
-    except TimeoutError:
-        runtime.kill()
-        await runtime.wait_gone()
 
 
 def _now() -> datetime:

@@ -113,8 +113,7 @@ class Engine:
 async def open_engine(paths: Paths, settings: Settings) -> AsyncIterator[Engine]:
     """The engine of `paths`, its containers adopted; raises `Conflict` when another one has them, `Unavailable`."""
     async with AsyncExitStack() as stack:
-        # 0711: QEMU's unprivileged user must pass through to nothing that it can read.
-        paths.root.mkdir(mode=0o711, parents=True, exist_ok=True)
+        paths.root.mkdir(mode=0o700, parents=True, exist_ok=True)
         stack.enter_context(engine_lock(paths.lock))
         database = Database(paths.database)
         stack.callback(database.close)

@@ -7,7 +7,7 @@ own queue: the engine waits for nobody.
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 
 from msgspec import Struct
@@ -24,9 +24,6 @@ class Event(Struct, frozen=True, kw_only=True):
     id: str
     attributes: dict[str, str]
     time_ns: int
-
-
-Wanted = Callable[[Event], bool]
 
 
 class EventBus:

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 
 from msgspec.structs import replace
 
-from atoll.engine.container import Container, start_exit_code
+from atoll.engine.container import Container
+from atoll.engine.ending import start_exit_code
 from atoll.engine.runtimes import Session
 from atoll.engine.services import Tasks
 from atoll.errors import AtollError, Conflict, InvalidRequest, NotFound

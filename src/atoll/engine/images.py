@@ -1,7 +1,5 @@
 """The engine's images: the content store, and what containers and listeners have to do with it."""
 
-from collections.abc import Iterable
-
 from atoll.engine.container import Container
 from atoll.engine.events import EventBus
 from atoll.engine.registry import Registry
@@ -10,7 +8,7 @@ from atoll.image import ContentStore
 
 
 class Images:
-    """Finds and removes images; loading and pulling go to `content` directly and end with `changed`."""
+    """Finds and removes images; loading and pulling go to `content` directly."""
 
     def __init__(self, content: ContentStore, containers: Registry[Container], events: EventBus) -> None:
         self.content = content
@@ -33,11 +31,6 @@ class Images:
     def publish(self, action: str, image_id: str, name: str) -> None:
         """An event about an image."""
         self._events.publish("image", action, image_id, {"name": name})
-
-    def changed(self, action: str, names: Iterable[str]) -> None:
-        """Events for names that were loaded, imported or pulled."""
-        for name in names:
-            self.publish(action, name, name)
 
     async def tag(self, reference: str, name: str) -> None:
         """Give an image one more name."""
