@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 
 from atoll.api.refusals import no_new_privileges, refuse_unsupported
-from atoll.api.schemas import ContainerBody, HostConfig, MountBody, Ulimit, Words
+from atoll.api.schemas import ContainerBody, HostConfig, MountBody, Ulimit, Words, terminal_size
 from atoll.engine.signals import signal_number
 from atoll.engine.status import host_cpus
 from atoll.errors import InvalidRequest, NotFound, Unsupported
@@ -50,6 +50,7 @@ def container_config(body: ContainerBody, image: Image, container_id: str, platf
         domainname=body.domainname or "",
         labels={**(defaults.labels or {}), **(body.labels or {})},
         terminal=bool(body.tty),
+        terminal_size=terminal_size(host.console_size),
         open_stdin=bool(body.open_stdin),
         stdin_once=bool(body.stdin_once),
         attach_stdin=bool(body.attach_stdin),

@@ -9,11 +9,11 @@ from atoll.api.detach import DetachKeys, detach_sequence
 from atoll.api.hijack import MULTIPLEXED, RAW, Hijacked, HijackedConnection
 from atoll.api.multiplex import header
 from atoll.api.requests import answer, body_of, container_of, engine_of, whole_number
-from atoll.api.schemas import ExecBody, ExecStartBody
+from atoll.api.schemas import ExecBody, ExecStartBody, terminal_size
 from atoll.api.streaming import serve_session
 from atoll.engine.execs import Exec
 from atoll.errors import AtollError, InvalidRequest
-from atoll.model.agent import Process, Terminal
+from atoll.model.agent import Process
 
 log = logging.getLogger("atoll.api")
 
@@ -30,7 +30,7 @@ async def create(request: web.Request) -> web.Response:
         environment=tuple(body.env or ()),
         working_dir=body.working_dir or container.record.config.working_dir,
         user=body.user or "",
-        terminal=_terminal(body.console_size) if body.tty else None,
+        terminal=terminal_size(body.console_size) if body.tty else None,
     )
     exec = engine.execs.create(
         container,
@@ -51,7 +51,7 @@ async def start(request: web.Request) -> web.StreamResponse:
     engine = engine_of(request)
     exec = engine.execs.get(request.match_info["name"])
     body = await body_of(request, ExecStartBody)
-    terminal = _terminal(body.console_size) if body.console_size is not None else None
+    terminal = terminal_size(body.console_size) if body.console_size is not None else None
     if body.detach:
         exec.attach_stdin = exec.attach_stdout = exec.attach_stderr = False
         async with engine.execs.start(exec, terminal):
@@ -108,13 +108,6 @@ def _exec_json(exec: Exec) -> dict[str, object]:
         "DetachKeys": "",
         "Pid": 0,
     }
-
-
-def _terminal(console_size: tuple[int, int] | None) -> Terminal:
-    """Docker's height and width; nothing, or zeros, is the usual 24 by 80."""
-    if console_size is None or 0 in console_size:
-        return Terminal()
-    return Terminal(rows=console_size[0], columns=console_size[1])
 
 
 ROUTES = (

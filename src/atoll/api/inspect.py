@@ -137,7 +137,7 @@ def _host_config(config: ContainerConfig) -> Json:
         "AutoRemove": config.auto_remove,
         "VolumeDriver": "",
         "VolumesFrom": None,
-        "ConsoleSize": [0, 0],
+        "ConsoleSize": [config.terminal_size.rows, config.terminal_size.columns] if config.terminal else [0, 0],
         "CapAdd": _capability_names(config.cap_add),
         "CapDrop": _capability_names(config.cap_drop),
         "CgroupnsMode": "private",

@@ -9,6 +9,7 @@ import msgspec
 from msgspec import Meta, Struct, field
 
 from atoll.errors import InvalidRequest
+from atoll.model.agent import Terminal
 
 Text = str | None
 Texts = list[str] | None
@@ -121,6 +122,7 @@ class HostConfig(Struct, frozen=True, rename="pascal"):
     memory_swappiness: Whole = None
     oom_kill_disable: Yes = None
     init: Yes = None
+    console_size: tuple[int, int] | None = None
     pids_limit: Whole = None
     ulimits: list[Ulimit] | None = None
     masked_paths: Texts = None
@@ -206,6 +208,13 @@ def decode(body: bytes, kind: type[T]) -> T:
         return msgspec.json.decode(body, type=kind)
     except msgspec.DecodeError as error:
         raise InvalidRequest(f"the request's body is not what it should be: {error}") from error
+
+
+def terminal_size(console_size: tuple[int, int] | None) -> Terminal:
+    """Docker's `ConsoleSize`, height and width; nothing, or zeros, is the usual 24 by 80."""
+    if console_size is None or 0 in console_size:
+        return Terminal()
+    return Terminal(rows=console_size[0], columns=console_size[1])
 
 
 def is_there(value: object) -> bool:

@@ -8,7 +8,7 @@ from atoll.errors import InvalidRequest
 from atoll.guest.capabilities import capabilities
 from atoll.guest.network_files import network_files
 from atoll.guest.tmpfs import tmpfs_mount
-from atoll.model.agent import Disk, Exec, Limits, Process, Rlimit, Root, Start, Stdio, Terminal
+from atoll.model.agent import Disk, Exec, Limits, Process, Rlimit, Root, Start, Stdio
 from atoll.model.container import BundleSpec, ContainerConfig
 from atoll.model.runtime import ExecStart
 
@@ -74,7 +74,7 @@ def start_request(
             rlimits=rlimits(config),
             no_new_privileges=config.no_new_privileges,
             oom_score_adj=config.oom_score_adj,
-            terminal=Terminal() if config.terminal else None,
+            terminal=config.terminal_size if config.terminal else None,
             stdio=stdio,
         ),
     )

@@ -6,7 +6,7 @@ from typing import Literal
 
 from msgspec import Struct
 
-from atoll.model.agent import Rlimit
+from atoll.model.agent import Rlimit, Terminal
 
 
 class ContainerState(Enum):
@@ -32,7 +32,8 @@ class ContainerConfig(Struct, frozen=True, kw_only=True):
     """What the user asked for, merged with the image's configuration where Docker merges it.
 
     `entrypoint` + `command` is what runs. None for a limit is the setting's default or no limit.
-    `image` is as the user wrote it, `image_id` the digest of the image's configuration.
+    `image` is as the user wrote it, `image_id` the digest of the image's configuration. `terminal_size` is the
+    size that the terminal of the first process begins with.
     """
 
     image: str
@@ -47,6 +48,7 @@ class ContainerConfig(Struct, frozen=True, kw_only=True):
     domainname: str = ""
     labels: dict[str, str] = {}
     terminal: bool = False
+    terminal_size: Terminal = Terminal()
     open_stdin: bool = False
     stdin_once: bool = False
     attach_stdin: bool = False
@@ -103,7 +105,8 @@ class BundleSpec(Struct, frozen=True, kw_only=True):
     """`config.json` of a bundle: all that a runtime needs to start its container, and nothing else.
 
     Paths are absolute. `layers` are the squashfs files, bottom first; `image_disk` is the composed
-    disk that shows them as partitions 1..N. `accelerator` is what the probe chose (`kvm` or `tcg`).
+    disk that shows them as partitions 1..N, `image_files` its extents by the number of the descriptor set
+    that it names them with. `accelerator` is what the probe chose (`kvm` or `tcg`).
     """
 
     id: str
@@ -114,6 +117,7 @@ class BundleSpec(Struct, frozen=True, kw_only=True):
     kernel: str
     initramfs: str
     image_disk: str
+    image_files: dict[int, str] = {}
     layers: tuple[str, ...]
     writable_disk: str | None
     accelerator: Literal["kvm", "tcg"]
