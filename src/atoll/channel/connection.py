@@ -20,6 +20,7 @@ import logging
 import socket
 from collections import deque
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from itertools import count, islice
 from types import TracebackType
 from typing import Never, TypeVar, overload
@@ -163,11 +164,19 @@ class Connection:
         self._readers.clear()
         self._writers.clear()
 
-    async def drain(self) -> None:
-        """Wait until all that was queued is with the kernel, or the connection is closed."""
-        while self._queue:
-            self._drained.clear()
-            await self._drained.wait()
+    async def finish(self, deadline_s: float) -> None:
+        """Close once the requests under way are answered and all that was queued is with the kernel.
+
+        What is not done after `deadline_s` is given up.
+        """
+        with suppress(TimeoutError):
+            async with asyncio.timeout(deadline_s):
+                if self._requests:
+                    await asyncio.wait(self._requests.values())
+                while self._queue:
+                    self._drained.clear()
+                    await self._drained.wait()
+        self.close("it is done")
 
     # --- requests and events
 

@@ -174,6 +174,11 @@ class StreamWriter:
         self._waiter: asyncio.Future[None] | None = None
         self._failure: AtollError | None = None
 
+    @property
+    def is_open(self) -> bool:
+        """Whether anybody would receive what is written."""
+        return self._is_open
+
     async def write(self, data: bytes) -> None:
         """Send all of `data`, waiting for credit.
 

@@ -1,0 +1,458 @@
+"""The actor: one task owns the state of one container, everything else sends it messages.
+
+A message is a method of the actor, put into its inbox by `_tell` (news: the VM is up, the process has ended) or
+`_ask` (requests, which carry a future for the reply). Those methods never wait: what takes time (the VM, the
+agent) runs in jobs, tasks that send their outcome as the next message. So no request waits behind another.
+
+    created --start--> starting --started--> running <--pause, resume--> paused
+       any of them --stop--> stopping;    the process's end --> exited;    the VM's or the agent's failure --> dead
+
+The exit is recorded (`exit.json`) and told as soon as all output is logged; the VM is taken down after that.
+"""
+
+import asyncio
+import logging
+import os
+import signal
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Concatenate, ParamSpec, TypeVar
+
+from atoll.channel import Connection
+from atoll.errors import (
+    AtollError,
+    CommandNotExecutable,
+    CommandNotFound,
+    Conflict,
+    NotModified,
+    VmFailed,
+)
+from atoll.guest import Agent, start_request
+from atoll.model.agent import Exited, ProcessList, Resize, Signal, Statistics
+from atoll.model.container import BundleSpec, ContainerState, ExitStatus
+from atoll.model.runtime import Attach, RuntimeState
+from atoll.runtime.exit_record import write_exit
+from atoll.runtime.lifecycle import Lifecycle
+from atoll.runtime.log_writer import LogWriter
+from atoll.runtime.process import ContainerProcess
+from atoll.runtime.vm import BootVm, Vm
+
+_LOG = logging.getLogger(__name__)
+
+INIT = "init"
+_KILLED = 128 + signal.SIGKILL
+# What Docker shows for a container whose process could not be started, unless it is 126 or 127.
+_NOT_STARTED = 128
+_EXIT_CODES: dict[type[AtollError], int] = {CommandNotFound: 127, CommandNotExecutable: 126}
+_HOST_FAILED = 125
+_AFTER_SIGKILL_S = 10.0
+_ENTROPY_BYTES = 64
+
+T = TypeVar("T")
+P = ParamSpec("P")
+
+
+class Container:
+    """One container, from the boot of its VM to the end of its process; `jobs` owns all of its tasks."""
+
+    def __init__(self, spec: BundleSpec, boot_vm: BootVm, jobs: asyncio.TaskGroup) -> None:
+        self.spec = spec
+        self.jobs = jobs
+        self._boot_vm = boot_vm
+        self._life = Lifecycle()
+        self._inbox: asyncio.Queue[Callable[[], None]] = asyncio.Queue()
+        self._log = LogWriter(Path(spec.bundle) / "log", spec.log_max_bytes, spec.log_max_files)
+        self._init = ContainerProcess(INIT, jobs, self._log)
+        self._others: dict[str, Callable[[Exited], None]] = {}
+        self._vm: Vm | None = None
+        self._boot_error: AtollError | None = None
+        self._start_reply: asyncio.Future[RuntimeState] | None = None
+        self._started_at: datetime | None = None
+        self._has_process = asyncio.Event()
+        self._stopped_by_user = False
+        self._stops: list[asyncio.Task[None]] = []
+        self._ended: asyncio.Future[ExitStatus] = asyncio.get_running_loop().create_future()
+        self._release_vm = asyncio.Event()
+        self._is_over = False
+
+    async def run(self) -> None:
+        """Live: boot the VM, carry out what is asked, end, take the VM down."""
+        actor = self.jobs.create_task(self._obey())
+        vm = self.jobs.create_task(self._keep_vm())
+        await self.wait()
+        if self._vm is None:
+            vm.cancel()
+        self._release_vm.set()
+        await asyncio.wait([vm])
+        actor.cancel()
+        self._is_over = True
+        while not self._inbox.empty():  # replies are owed to whoever asked
+            self._inbox.get_nowait()()
+
+    # --- what may be asked, by any task
+
+    @property
+    def state(self) -> RuntimeState:
+        """The state now."""
+        return RuntimeState(
+            state=self._life.state, pid=self._vm.machine.pid if self._vm else 0, started_at=self._started_at
+        )
+
+    @property
+    def is_unused(self) -> bool:
+        """Whether nobody has asked for a start yet."""
+        return self._life.state is ContainerState.CREATED
+
+    async def start(self) -> RuntimeState:
+        """Start the first process once the VM is up; raises `StartFailed`, `VmFailed`, `NotModified` or `Conflict`."""
+        return await self._ask(self._start)
+
+    async def stop(self, number: int, timeout_s: float | None) -> ExitStatus:
+        """Signal the first process, kill it after `timeout_s` seconds (None: never), wait for the end."""
+        await self._ask(self._stop, number, timeout_s)
+        return await self.wait()
+
+    async def pause(self) -> None:
+        """Stop the VM's processors; raises `Conflict` unless the container runs."""
+        await self._ask(self._pause)
+
+    async def resume(self) -> None:
+        """Let them go on; raises `Conflict` unless the container is paused."""
+        await self._ask(self._resume)
+
+    async def wait(self) -> ExitStatus:
+        """Wait for the end; all output is logged by then."""
+        return await asyncio.shield(self._ended)
+
+    async def wait_log(self, after_records: int) -> None:
+        """Wait until a record with a higher number is logged, or the container has ended."""
+        await self._log.wait_beyond(after_records)
+
+    async def signal(self, asked: Signal) -> None:
+        """Signal a process; SIGKILL to the first one is certain to end the container."""
+        if asked.id == INIT:
+            if asked.signal == signal.SIGKILL:
+                await self._ask(self._stop, asked.signal, None)
+                return
+            if self._life.state is ContainerState.PAUSED and asked.signal == self._stop_signal:
+                await self.resume()
+            self._tell(self._note_signal, asked.signal)
+        await self.agent().signal(asked)
+
+    async def resize(self, asked: Resize) -> None:
+        """Set the size of a process's terminal."""
+        await self.agent().resize(asked)
+
+    async def processes(self) -> ProcessList:
+        """The container's processes."""
+        return await self.agent().processes()
+
+    async def statistics(self) -> Statistics:
+        """The container's use of resources."""
+        return await self.agent().statistics()
+
+    def attach(self, engine: Connection, asked: Attach) -> None:
+        """Connect the engine's streams to the first process; raises `Conflict` after the end."""
+        if self._life.has_ended:
+            raise Conflict(f"container {self.spec.name} has ended: start it before you attach to it")
+        self._init.attach(engine, asked.stdio, asked.close_stdin)
+
+    def agent(self) -> Agent:
+        """The agent of a container whose processes run; raises `Conflict` when it is paused or has none."""
+        state = self._life.state
+        if state is ContainerState.PAUSED:
+            raise Conflict(f"container {self.spec.name} is paused: resume it first")
+        if self._vm is None or state not in (ContainerState.RUNNING, ContainerState.STOPPING):
+            raise Conflict(f"container {self.spec.name} is not running")
+        return self._vm.agent
+
+    def register(self, process: str, on_exited: Callable[[Exited], None]) -> None:
+        """Have `on_exited` called once, when the process named `process` or the container has ended."""
+        self._others[process] = on_exited
+
+    def unregister(self, process: str) -> None:
+        """Forget a process that did not start."""
+        self._others.pop(process, None)
+
+    def abandon(self) -> None:
+        """End, if nobody has asked for a start by now."""
+        self._tell(self._give_up)
+
+    # --- the actor's machinery
+
+    async def _obey(self) -> None:
+        while True:
+            message = await self._inbox.get()
+            message()
+
+    def _tell(self, method: Callable[P, None], *args: P.args, **kwargs: P.kwargs) -> None:
+        self._inbox.put_nowait(partial(method, *args, **kwargs))
+
+    async def _ask(
+        self, method: Callable[Concatenate["asyncio.Future[T]", P], None], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        if self._is_over:
+            raise self._has_ended()
+        reply: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+
+        def message() -> None:
+            try:
+                method(reply, *args, **kwargs)
+            except AtollError as error:
+                _refuse(reply, error)
+
+        self._tell(message)
+        return await reply
+
+    def _has_ended(self) -> Conflict:
+        return Conflict(f"container {self.spec.name} has ended")
+
+    # --- messages: start
+
+    def _start(self, reply: "asyncio.Future[RuntimeState]") -> None:
+        if self._life.has_ended:
+            raise self._has_ended()
+        if self._life.state is not ContainerState.CREATED:
+            raise NotModified(f"container {self.spec.name} is {self._life.state.value} already")
+        self._life.move(ContainerState.STARTING)
+        self._start_reply = reply
+        if self._boot_error is not None:
+            self._fail(self._boot_error)
+        elif self._vm is not None:
+            self.jobs.create_task(self._start_process(self._vm))
+
+    def _vm_is_up(self, vm: Vm) -> None:
+        self._vm = vm
+        if self._life.state is ContainerState.STARTING:
+            self.jobs.create_task(self._start_process(vm))
+
+    def _process_started(self) -> None:
+        if self._has_process.is_set() or self._life.has_ended:
+            return
+        self._has_process.set()
+        self._started_at = datetime.now(UTC)
+        self._init.started()
+        if self._life.state is ContainerState.STARTING:
+            self._life.move(ContainerState.RUNNING)
+        if self._start_reply is not None:
+            _reply(self._start_reply, self.state)
+
+    def _process_refused(self, error: AtollError) -> None:
+        if self._life.has_ended:
+            return
+        if isinstance(error, VmFailed):
+            self._fail(error)
+            return
+        code = _EXIT_CODES.get(type(error), _NOT_STARTED)
+        self._init.abandon(Exited(id=INIT, code=code))
+        self._end(ContainerState.EXITED, code, reason=str(error))
+        if self._start_reply is not None:
+            _refuse(self._start_reply, error)
+
+    # --- messages: pause and resume
+
+    def _pause(self, reply: "asyncio.Future[None]") -> None:
+        vm = self._vm
+        if vm is None or self._life.state is not ContainerState.RUNNING:
+            raise Conflict(f"container {self.spec.name} is {self._life.state.value}: only a running one can be paused")
+        self.jobs.create_task(self._change_vm(vm.machine.pause(), self._paused, reply))
+
+    def _paused(self, reply: "asyncio.Future[None]") -> None:
+        if self._life.state is ContainerState.RUNNING:
+            self._life.move(ContainerState.PAUSED)
+        self._confirm(reply, ContainerState.PAUSED)
+
+    def _resume(self, reply: "asyncio.Future[None]") -> None:
+        vm = self._vm
+        if vm is None or self._life.state is not ContainerState.PAUSED:
+            raise Conflict(f"container {self.spec.name} is not paused")
+        self.jobs.create_task(self._change_vm(vm.machine.resume(), self._resumed, reply))
+
+    def _resumed(self, reply: "asyncio.Future[None]") -> None:
+        if self._life.state is ContainerState.PAUSED:
+            self._life.move(ContainerState.RUNNING)
+        self._confirm(reply, ContainerState.RUNNING)
+
+    def _confirm(self, reply: "asyncio.Future[None]", wanted: ContainerState) -> None:
+        if self._life.state is wanted:
+            _reply(reply, None)
+        else:
+            _refuse(reply, Conflict(f"container {self.spec.name} is {self._life.state.value} by now"))
+
+    # --- messages: the end
+
+    def _stop(self, reply: "asyncio.Future[None]", number: int, timeout_s: float | None) -> None:
+        self._stopped_by_user = True
+        state = self._life.state
+        if not self._life.has_ended and (state is ContainerState.CREATED or self._vm is None):
+            self._fail(Conflict(f"container {self.spec.name} was stopped before it had started"), by_user=True)
+        elif not self._life.has_ended:
+            if state is not ContainerState.STOPPING:
+                self._life.move(ContainerState.STOPPING)
+            was_paused = state is ContainerState.PAUSED
+            self._stops.append(self.jobs.create_task(self._stop_process(number, timeout_s, was_paused)))
+        _reply(reply, None)
+
+    def _note_signal(self, number: int) -> None:
+        """The process may end of what a user sent: then no restart policy starts it again."""
+        if number == self._stop_signal:
+            self._stopped_by_user = True
+
+    def _process_exited(self, exited: Exited) -> None:
+        if exited.id != INIT:
+            if on_exited := self._others.pop(exited.id, None):
+                on_exited(exited)
+        elif not self._life.has_ended and not self._init.exited.done():
+            self._process_started()  # the answer to `start` may be behind this event
+            self._init.finish(exited)
+            self.jobs.create_task(self._conclude(exited))
+
+    def _output_is_complete(self, exited: Exited) -> None:
+        if not self._life.has_ended:
+            self._end(ContainerState.EXITED, exited.code, out_of_memory=exited.out_of_memory)
+
+    def _vm_failed(self, error: AtollError) -> None:
+        if self._life.has_ended or self._init.exited.done():
+            return  # it was on its way down
+        if self._life.state is ContainerState.CREATED:
+            self._boot_error = error  # for whoever starts it
+        else:
+            self._fail(error)
+
+    def _give_up(self) -> None:
+        if self._life.state is ContainerState.CREATED:
+            self._fail(self._boot_error or VmFailed("nobody started the container"))
+
+    def _fail(self, error: AtollError, *, by_user: bool = False) -> None:
+        """The end of a container whose process did not say how it ended."""
+        code = _KILLED if self._started_at is not None or by_user else _HOST_FAILED
+        self._init.finish(Exited(id=INIT, code=code))
+        self._end(ContainerState.EXITED if by_user else ContainerState.DEAD, code, reason=str(error))
+        if self._start_reply is not None:
+            _refuse(self._start_reply, error)
+
+    def _end(self, state: ContainerState, code: int, *, reason: str = "", out_of_memory: bool = False) -> None:
+        self._life.move(state)
+        status = ExitStatus(
+            code=code,
+            finished_at=datetime.now(UTC),
+            started_at=self._started_at,
+            out_of_memory=out_of_memory,
+            reason=reason,
+            stopped_by_user=self._stopped_by_user,
+        )
+        try:
+            # A container that is removed when it ends has no use for a record after a loss of power.
+            write_exit(Path(self.spec.bundle), status, durable=not self.spec.config.auto_remove)
+        except OSError as error:
+            _LOG.error("the exit of %s cannot be recorded: %s (%s)", self.spec.id, error, status)
+        _LOG.info("ended: %s", status)
+        self._log.close()
+        for stopping in self._stops:
+            stopping.cancel()
+        for name, on_exited in self._others.items():
+            on_exited(Exited(id=name, code=_KILLED))
+        self._others.clear()
+        self._ended.set_result(status)
+
+    # --- jobs
+
+    async def _keep_vm(self) -> None:
+        """The VM's life: boot it, watch it, take it down when the container has ended."""
+        try:
+            async with self._boot_vm(self.spec, lambda exited: self._tell(self._process_exited, exited)) as vm:
+                self._tell(self._vm_is_up, vm)
+                watching = self.jobs.create_task(self._watch_vm(vm))
+                try:
+                    await self._release_vm.wait()
+                    # Only a disk that somebody will see again needs to be unmounted.
+                    is_kept = self.spec.writable_disk is not None and not self.spec.config.auto_remove
+                    await vm.take_down(gently=is_kept and self._life.state is ContainerState.EXITED)
+                finally:
+                    watching.cancel()
+        except AtollError as error:
+            self._tell(self._vm_failed, error)
+        except Exception as error:
+            _LOG.exception("the VM of %s failed", self.spec.id)
+            self._tell(self._vm_failed, VmFailed(f"the virtual machine could not be run: {error!r}"))
+
+    async def _watch_vm(self, vm: Vm) -> None:
+        self._tell(self._vm_failed, VmFailed(await vm.lost()))
+
+    async def _start_process(self, vm: Vm) -> None:
+        try:
+            config = self.spec.config
+            stdio = self._init.open_streams(
+                vm.agent.connection, stdin=config.open_stdin, stdout=True, stderr=not config.terminal
+            )
+            request = start_request(
+                self.spec,
+                image=vm.image,
+                writable=vm.writable,
+                stdio=stdio,
+                entropy=os.urandom(_ENTROPY_BYTES),
+                clock_ns=time.time_ns(),
+            )
+            await vm.agent.start(request)
+        except AtollError as error:
+            if vm.agent.connection.is_closed:
+                # Why it is closed, the watcher finds out: a VM that was killed is a better reason than its silence.
+                return
+            self._tell(self._process_refused, error)
+        else:
+            self._tell(self._process_started)
+
+    async def _stop_process(self, number: int, timeout_s: float | None, was_paused: bool) -> None:
+        await self._has_process.wait()
+        vm = self._vm
+        assert vm is not None, "a process runs in a VM"
+        if was_paused:
+            with suppress(AtollError):
+                await vm.machine.resume()
+        for step, wait_s in ((number, timeout_s), (int(signal.SIGKILL), _AFTER_SIGKILL_S)):
+            limit_s = _AFTER_SIGKILL_S if step == signal.SIGKILL else wait_s
+            with suppress(TimeoutError):
+                async with asyncio.timeout(limit_s):
+                    with suppress(AtollError):
+                        await vm.agent.signal(Signal(id=INIT, signal=step))
+                    await asyncio.shield(self._init.exited)
+                    return
+        self._tell(self._vm_failed, VmFailed("the guest did not carry out SIGKILL: its virtual machine was ended"))
+
+    async def _conclude(self, exited: Exited) -> None:
+        await self._init.wait_output()
+        self._tell(self._output_is_complete, exited)
+
+    async def _change_vm(
+        self,
+        change: Awaitable[None],
+        then: "Callable[[asyncio.Future[None]], None]",
+        reply: "asyncio.Future[None]",
+    ) -> None:
+        try:
+            await change
+        except AtollError as error:
+            self._inbox.put_nowait(partial(_refuse, reply, error))
+        else:
+            self._tell(then, reply)
+
+    @property
+    def _stop_signal(self) -> int:
+        name = self.spec.config.stop_signal
+        if name.isdecimal():
+            return int(name)
+        return int(signal.Signals.__members__.get(f"SIG{name.upper().removeprefix('SIG')}", signal.SIGTERM))
+
+
+def _reply(future: "asyncio.Future[T]", value: T) -> None:
+    if not future.done():
+        future.set_result(value)
+
+
+def _refuse(future: "asyncio.Future[T]", error: AtollError) -> None:
+    if not future.done():
+        future.set_exception(error)

@@ -1,0 +1,96 @@
+"""The zygote: a small warm process that forks runtimes, so that a start does not pay for imports.
+
+`python -m atoll.runtime.zygote FD` is started by the engine (`spawner.py`) with a socket of datagrams at FD. For
+each `Launch` it forks a child, which becomes the runtime and answers itself, once it listens. The children
+are sessions of their own; when the engine ends, however it ends, the socket does, and the zygote with
+it. The runtimes are then init's children and go on.
+
+Its memory is frozen for the garbage collector before the first fork, so that the pages stay shared.
+"""
+
+import asyncio
+import gc
+import logging
+import os
+import signal
+import socket
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+import msgspec
+
+from atoll.errors import AtollError
+from atoll.model.container import BundleSpec
+from atoll.runtime.bootstrap import boot_vm
+from atoll.runtime.server import serve
+from atoll.runtime.spawner import MAX_DATAGRAM_BYTES, Launch, Launched
+
+_LOG = logging.getLogger(__name__)
+
+
+def main() -> None:
+    """Fork runtimes until the engine hangs up."""
+    control = socket.socket(fileno=int(sys.argv[1]))
+    control.set_inheritable(False)
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for runtimes: the kernel reaps them
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    gc.collect()
+    gc.freeze()
+    while datagram := control.recv(MAX_DATAGRAM_BYTES):
+        launch = msgspec.json.decode(datagram, type=Launch)
+        try:
+            pid = os.fork()
+        except OSError as error:
+            _answer(control, Launched(launch.config, error=f"cannot fork: {error.strerror}"))
+            continue
+        if pid == 0:
+            _become_runtime(control, launch)
+
+
+def _become_runtime(control: socket.socket, launch: Launch) -> NoReturn:
+    status = 1
+    try:
+        os.setsid()
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        Path("/proc/self/comm").write_text("atoll-runtime")
+        spec = msgspec.json.decode(Path(launch.config).read_bytes(), type=BundleSpec)
+        _redirect_output(Path(spec.bundle) / "runtime.log")
+
+        def listening() -> None:
+            _answer(control, Launched(launch.config, pid=os.getpid()))
+            control.close()
+
+        asyncio.run(serve(spec, boot_vm, listening))
+        status = 0
+    except Exception as error:
+        if control.fileno() != -1:
+            known = isinstance(error, (AtollError, OSError, msgspec.MsgspecError))
+            _answer(control, Launched(launch.config, error=str(error) if known else repr(error)))
+        _LOG.exception("the runtime of %s failed", launch.config)
+    finally:
+        os._exit(status)  # not through the zygote's stack
+
+
+def _redirect_output(log: Path) -> None:
+    """What a runtime says goes into a file of its bundle, begun anew by each runtime."""
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o600)
+    os.dup2(nothing, 0)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    os.close(nothing)
+    os.close(output)
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+
+
+def _answer(control: socket.socket, launched: Launched) -> None:
+    try:
+        control.send(msgspec.json.encode(launched))
+    except OSError as error:
+        _LOG.warning("the engine does not hear about %s: %s", launched.config, error.strerror)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,187 @@
+"""A guest without a VM: its agent speaks the real protocol and runs the processes as children of the test.
+
+It lets the runtime be tested as a whole, sockets, streams, log and all, in milliseconds. What only a real guest
+can show (mounts, namespaces, users) is tested in `tests/integration`.
+"""
+
+import asyncio
+import os
+import signal
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+
+from msgspec import Raw, Struct
+
+from atoll.channel import PROTOCOL, Connection, StreamReader, StreamStopped, StreamWriter, decode
+from atoll.errors import AtollError, BootFailed, CommandNotExecutable, CommandNotFound, NotFound
+from atoll.guest import Agent
+from atoll.model.agent import Disk, Exec, Exited, Hello, Process, ProcessList, Signal, Start, Started
+from atoll.model.container import BundleSpec
+from atoll.runtime.vm import Console, Vm
+
+
+class HostAgent:
+    """The agent's side of the channel."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.connection = Connection(sock, "the host")
+        self.started: list[Start] = []
+        self._processes: dict[str, asyncio.subprocess.Process] = {}
+        self._tasks: asyncio.TaskGroup | None = None
+
+    async def run(self) -> None:
+        """Serve until the host hangs up; nothing that was started survives."""
+        try:
+            async with asyncio.TaskGroup() as self._tasks:
+                await self.connection.serve(self._answer, Hello(protocol=PROTOCOL, agent_version="test", kernel="none"))
+                self.kill_all()
+        finally:
+            self.kill_all()
+
+    def kill_all(self) -> None:
+        """SIGKILL every process."""
+        for process in self._processes.values():
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+
+    async def _answer(self, method: str, parameters: Raw) -> Struct | None:
+        match method:
+            case "start":
+                request = decode(parameters, Start)
+                self.started.append(request)
+                return await self._spawn("init", request.process)
+            case "exec":
+                more = decode(parameters, Exec)
+                return await self._spawn(more.id, more.process)
+            case "signal":
+                asked = decode(parameters, Signal)
+                if asked.id not in self._processes:
+                    raise NotFound(f"no process {asked.id}")
+                self._processes[asked.id].send_signal(asked.signal)
+            case "processes":
+                return ProcessList(rows=())
+            case "poweroff":
+                asyncio.get_running_loop().call_soon(self.connection.close, "powered off")
+        return None
+
+    async def _spawn(self, name: str, process: Process) -> Started:
+        assert self._tasks is not None
+        pipes = asyncio.subprocess.PIPE
+        nothing = asyncio.subprocess.DEVNULL
+        stdio = process.stdio
+        try:
+            child = await asyncio.create_subprocess_exec(
+                *process.arguments,
+                env=dict(entry.split("=", 1) for entry in process.environment),
+                stdin=nothing if stdio.stdin is None else pipes,
+                stdout=nothing if stdio.stdout is None else pipes,
+                stderr=nothing if stdio.stderr is None else pipes,
+                start_new_session=True,
+                limit=65_536,
+            )
+        except FileNotFoundError:
+            raise CommandNotFound(f"{process.arguments[0]}: no such file or directory") from None
+        except PermissionError:
+            raise CommandNotExecutable(f"{process.arguments[0]}: permission denied") from None
+        self._processes[name] = child
+        if stdio.stdin is not None and child.stdin is not None:
+            self._tasks.create_task(_feed(self.connection.open_reader(stdio.stdin), child.stdin))
+        outputs = [
+            self._tasks.create_task(_drain(pipe, self.connection.open_writer(number)))
+            for pipe, number in ((child.stdout, stdio.stdout), (child.stderr, stdio.stderr))
+            if pipe is not None and number is not None
+        ]
+        self._tasks.create_task(self._reap(name, child, outputs))
+        return Started(pid=child.pid)
+
+    async def _reap(self, name: str, child: asyncio.subprocess.Process, outputs: list["asyncio.Task[None]"]) -> None:
+        code = await child.wait()
+        if outputs:
+            await asyncio.wait(outputs)
+        self.connection.send_event("exited", Exited(id=name, code=code if code >= 0 else 128 - code))
+
+
+async def _feed(source: StreamReader, pipe: asyncio.StreamWriter) -> None:
+    with suppress(OSError, AtollError):
+        async for data in source:
+            pipe.write(data)
+            await pipe.drain()
+    pipe.close()
+
+
+async def _drain(pipe: asyncio.StreamReader, stream: StreamWriter) -> None:
+    with suppress(AtollError, StreamStopped):
+        while data := await pipe.read(65_536):
+            await stream.write(data)
+        stream.end()
+
+
+class HostMachine:
+    """A machine that is a guest in this process; `end` is how it comes to its end."""
+
+    def __init__(self, guest: HostAgent, agent: socket.socket, console: socket.socket) -> None:
+        self.guest = guest
+        self.agent = agent
+        self.console = console
+        self.pid = os.getpid()
+        self.is_paused = False
+        self._ended: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+
+    async def start(self) -> None:
+        """Nothing to boot."""
+
+    async def pause(self) -> None:
+        """Note it."""
+        self.is_paused = True
+
+    async def resume(self) -> None:
+        """Note it."""
+        self.is_paused = False
+
+    async def quit(self) -> None:
+        """The machine's end, as QEMU's `quit` makes it."""
+        self.end(0)
+
+    async def wait(self) -> int:
+        """The exit status."""
+        return await asyncio.shield(self._ended)
+
+    def end(self, status: int) -> None:
+        """The end: negative for a signal."""
+        if not self._ended.done():
+            self._ended.set_result(status)
+        self.guest.connection.close("the machine ended")
+
+
+class HostVms:
+    """Boots such guests, and remembers the last one; `boot_error` makes the next boot fail."""
+
+    def __init__(self) -> None:
+        self.boot_error: BootFailed | None = None
+        self.booted = asyncio.Event()
+        self.machine: HostMachine
+
+    @asynccontextmanager
+    async def boot(self, spec: BundleSpec, on_exited: Callable[[Exited], None]) -> AsyncIterator[Vm]:
+        """As `atoll.runtime.bootstrap.boot_vm`."""
+        if self.boot_error is not None:
+            raise self.boot_error
+        ours, theirs = socket.socketpair()
+        guest = HostAgent(theirs)
+        with socket.socket(socket.AF_UNIX) as console:
+            async with asyncio.TaskGroup() as tasks:
+                serving = tasks.create_task(guest.run())
+                self.machine = HostMachine(guest, ours, console)
+                async with Agent(ours, on_exited) as agent:
+                    await agent.hello(10)
+                    self.booted.set()
+                    yield Vm(
+                        machine=self.machine,
+                        agent=agent,
+                        console=Console(console),
+                        image=Disk(pci="0000:00:05.0"),
+                        writable=None if spec.writable_disk is None else Disk(pci="0000:00:06.0"),
+                    )
+                self.machine.end(0)
+                await asyncio.wait([serving])
