@@ -65,6 +65,8 @@ class MemoryRuntime:
         """Fail as the test wants, or run."""
         await self._launcher.may_start.wait()
         if self._launcher.start_error is not None:
+            # As a real one, it goes away after it has said why.
+            self.kill()
             raise self._launcher.start_error
         if self._gone.is_set():
             raise AgentFailed("killed")

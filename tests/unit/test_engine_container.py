@@ -8,7 +8,7 @@ import pytest
 from doubles.runtime import MemoryLauncher
 
 from atoll.engine.adoption import adopt_containers, honour_policies
-from atoll.engine.bundle import new_bundle, remove_bundle
+from atoll.engine.bundle import new_bundle, remove_files
 from atoll.engine.container import Container
 from atoll.engine.events import EventBus
 from atoll.engine.record import ContainerRecord, RecordTable
@@ -43,7 +43,7 @@ class EngineWithoutVms:
                 launcher=self.launcher,
                 tasks=tasks,
                 registry=Registry(),
-                remove_bundle=lambda container_id: remove_bundle(self.paths.bundle(container_id)),
+                remove_files=lambda container_id: remove_files(self.paths, container_id),
             )
             await adopt_containers(services)
             honour_policies(services)

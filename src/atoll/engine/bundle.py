@@ -9,12 +9,13 @@
 import asyncio
 import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import msgspec
 
 from atoll.model.container import BundleSpec, ExitStatus
+from atoll.paths import Paths
 
 CONFIG = "config.json"
 WRITABLE = "writable.img"
@@ -56,11 +57,14 @@ def read_exit(bundle: Path) -> ExitStatus | None:
         return None
 
 
-async def remove_bundle(bundle: Path) -> None:
-    """Remove everything; the directory is out of the way at once, even if the engine is killed half way."""
+async def remove_files(paths: Paths, container_id: str) -> None:
+    """Remove all that is a container's; its bundle is out of the way at once, even if the engine is killed half way."""
+    await asyncio.to_thread(_remove_files, paths.bundle(container_id), paths.run_dir(container_id))
+
+
+def _remove_files(bundle: Path, run_dir: Path) -> None:
+    shutil.rmtree(run_dir, ignore_errors=True)
     doomed = bundle.with_name(f".{bundle.name}.removed")
-    try:
-        bundle.rename(doomed)  # noqa: ASYNC240  # one system call
-    except FileNotFoundError:
-        return
-    await asyncio.to_thread(shutil.rmtree, doomed, ignore_errors=True)
+    with suppress(FileNotFoundError):
+        bundle.rename(doomed)
+    shutil.rmtree(doomed, ignore_errors=True)

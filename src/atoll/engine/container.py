@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from msgspec.structs import replace
 
 from atoll.engine.attachment import Attachment, Wish
-from atoll.engine.ending import end_runtime, ended_record, start_exit_code, wait_for_end, wait_until_gone
+from atoll.engine.ending import ended_record, start_exit_code, wait_for_end, wait_until_gone
 from atoll.engine.names import check_name
 from atoll.engine.record import ContainerRecord
 from atoll.engine.restart import Backoff, restarts_after_exit
@@ -114,9 +114,12 @@ class Container:
                 await attachment.open(runtime)
             self._attachments.clear()
             started = await runtime.start()
-        except BaseException:
+        except BaseException as error:
             self._runtime = None
-            await end_runtime(runtime)
+            self._vm_is_gone.clear()
+            if not isinstance(error, AtollError):
+                runtime.kill()
+            self._services.tasks.spawn(self._let_go(runtime), f"end of the runtime of container {self.name}")
             raise
         self._change(state=ContainerState.RUNNING, pid=started.pid, started_at=started.started_at or _now())
         self._watch(runtime)
@@ -144,11 +147,15 @@ class Container:
         self._services.tasks.spawn(self._wait_for_exit(runtime), f"watch over container {self.name}")
 
     async def _wait_for_exit(self, runtime: Runtime) -> None:
+        self.exited(await wait_for_end(runtime, self._services.launcher, self.record))
+        await self._let_go(runtime)
+
+    async def _let_go(self, runtime: Runtime) -> None:
+        """Wait for a runtime that has done its work to be gone; only then may there be another."""
         try:
-            self.exited(await wait_for_end(runtime, self._services.launcher, self.record))
             await wait_until_gone(runtime)
-        finally:
             await runtime.close()
+        finally:
             self._vm_is_gone.set()
 
     def exited(self, status: ExitStatus) -> None:
@@ -192,8 +199,6 @@ class Container:
     async def _stop(self, number: int, timeout_s: float | None) -> None:
         runtime = self._running()
         exited = self.wait("next-exit")
-        if self.record.state is ContainerState.PAUSED:
-            await runtime.resume()
         self._change(state=ContainerState.STOPPING)
         self._publish("kill", signal=str(number))
         try:
@@ -325,7 +330,7 @@ class Container:
         for attachment in self._attachments:
             attachment.refuse()
         await self._vm_is_gone.wait()
-        await services.remove_bundle(self.id)
+        await services.remove_files(self.id)
         self._publish("destroy")
         self._resolve("next-exit", "not-running", "removed")
 

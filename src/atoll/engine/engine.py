@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 
 from atoll.engine.accelerators import AcceleratorChoice
 from atoll.engine.adoption import adopt_containers, honour_policies
-from atoll.engine.bundle import remove_bundle
+from atoll.engine.bundle import remove_files
 from atoll.engine.container import Container
 from atoll.engine.create import Configure, create_container
 from atoll.engine.events import EventBus
@@ -133,7 +133,7 @@ async def open_engine(paths: Paths, settings: Settings) -> AsyncIterator[Engine]
             launcher=RuntimeLauncher(paths, settings, content, kernels, accelerators, spawner),
             tasks=tasks,
             registry=registry,
-            remove_bundle=lambda container_id: remove_bundle(paths.bundle(container_id)),
+            remove_files=lambda container_id: remove_files(paths, container_id),
         )
         await adopt_containers(services)
         honour_policies(services)

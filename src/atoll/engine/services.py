@@ -88,4 +88,4 @@ class Services:
     launcher: Launcher
     tasks: Tasks
     registry: "Registry[Container]"
-    remove_bundle: Callable[[str], Coroutine[object, object, None]]
+    remove_files: Callable[[str], Coroutine[object, object, None]]
