@@ -1,0 +1,103 @@
+"""What a virtual machine monitor is to the rest of Atoll: something that creates machines.
+
+`QemuMonitor` is the one there is; another (cloud-hypervisor, Apple's Virtualization framework) fits behind the same
+two protocols.
+"""
+
+import socket
+from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, Protocol
+
+AcceleratorName = Literal["kvm", "tcg"]
+
+
+@dataclass(frozen=True)
+class DiskSource:
+    """A read-only disk: a raw file, or a VMDK descriptor whose extents are called `/dev/fdset/<number>`.
+
+    `files` says which file each of those numbers is.
+    """
+
+    path: Path
+    format: Literal["raw", "vmdk"] = "raw"
+    files: Mapping[int, Path] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MachineSpec:
+    """A machine to create. Paths are opened by us, with our rights, and handed over open.
+
+    `share` is a directory shown to the guest, `uid` the unprivileged user that the monitor runs as (None: our own),
+    `kernel_parameters` are added to those that the monitor chooses, `name` shows in the host's list of processes.
+    """
+
+    kernel: Path
+    initramfs: Path
+    cpus: int
+    memory_mib: int
+    accelerator: AcceleratorName
+    image: DiskSource | None = None
+    writable: Path | None = None
+    share: Path | None = None
+    uid: int | None = None
+    kernel_parameters: tuple[str, ...] = ()
+    qemu: str = "qemu-system-x86_64"
+    name: str = "atoll"
+
+
+class Machine(Protocol):
+    """A virtual machine that exists; made paused, gone when the context that made it ends."""
+
+    @property
+    def pid(self) -> int:
+        """The monitor's process on the host."""
+        ...
+
+    @property
+    def agent(self) -> socket.socket:
+        """The host's end of the agent's port: non-blocking, connected from the start; closed with the machine."""
+        ...
+
+    @property
+    def console(self) -> socket.socket:
+        """The host's end of the serial console: non-blocking, must be read; closed with the machine."""
+        ...
+
+    async def start(self) -> None:
+        """Let the guest run from its first instruction on; raises `VmFailed`."""
+        ...
+
+    async def pause(self) -> None:
+        """Stop all virtual CPUs; raises `VmFailed`."""
+        ...
+
+    async def resume(self) -> None:
+        """Let the virtual CPUs run again; raises `VmFailed`."""
+        ...
+
+    async def quit(self, deadline_s: float = 5.0) -> None:
+        """End the monitor, by force when it has not ended after `deadline_s` seconds; never fails."""
+        ...
+
+    async def wait(self) -> int:
+        """Wait for the monitor's end: its exit status, or the negated signal that ended it."""
+        ...
+
+    @property
+    def complaints(self) -> str:
+        """The last lines that the monitor itself has written to its standard error; empty when none."""
+        ...
+
+
+class Monitor(Protocol):
+    """Creates machines."""
+
+    def create(self, spec: MachineSpec) -> AbstractAsyncContextManager[Machine]:
+        """A paused machine for `spec`; leaving the context ends it and frees all that it had.
+
+        Raises `Unavailable` when the monitor is missing on this host, `VmFailed` when it refuses the machine.
+        """
+        ...

@@ -1,0 +1,202 @@
+"""QEMU's command line for a machine, with the reason beside each flag that is not plain.
+
+Figures: docs/adr/0002-device-set.md. "Saves" is time to the agent's first message of a cold boot under emulation.
+"""
+
+import os
+from dataclasses import dataclass
+
+from atoll.vmm import slots
+from atoll.vmm.monitor import AcceleratorName, MachineSpec
+
+AGENT_PORT = "org.atoll.agent"
+IMAGE_SET, WRITABLE_SET = 1, 2
+"""Descriptor sets of the disks' own files; a composed image brings numbers from `FIRST_FREE_SET` on."""
+FIRST_FREE_SET = 10
+GROWTH_MIB = 64 << 10
+"""Room for memory added while the machine runs; address space, not memory."""
+_MOST_CPUS = 32
+_PLACEHOLDER_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class Sockets:
+    """The monitor's ends of the connections between host and machine, by descriptor."""
+
+    control: int
+    agent: int
+    console: int
+    network: int
+
+
+@dataclass(frozen=True)
+class OpenFiles:
+    """What a machine reads and writes, by descriptor; `sets` are the disks' files, by descriptor set."""
+
+    kernel: int
+    initramfs: int
+    share: int | None
+    sets: dict[int, int]
+
+
+def command_line(spec: MachineSpec, sockets: Sockets, files: OpenFiles) -> list[str]:
+    """The arguments after the program's name."""
+    return [
+        *_host(spec),
+        *_board(spec),
+        *_boot(spec, files),
+        *_control(sockets),
+        *_agent_port(sockets),
+        *_disks(spec, files),
+        *_other_devices(sockets),
+        *([] if files.share is None else _share(files.share)),
+    ]
+
+
+def _host(spec: MachineSpec) -> list[str]:
+    denied = "obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
+    return [
+        *("-name", f"guest={spec.name}"),
+        "-nodefaults",
+        "-no-user-config",
+        *("-display", "none"),
+        *("-sandbox", f"on,{denied}"),
+        "-S",  # devices are set up before the guest sees them
+        "-no-reboot",  # a guest that reboots or panics has ended
+    ]
+
+
+def _board(spec: MachineSpec) -> list[str]:
+    most_cpus = max(spec.cpus, min(os.cpu_count() or 1, _MOST_CPUS))
+    return [
+        # q35: PCI with memory-mapped configuration; pc took 0.7 s longer. Off is what no container uses: less to probe,
+        # less to attack. hpet: saves 20 ms; i8042: panic=-1 resets through ACPI.
+        *("-machine", "q35,usb=off,sata=off,smbus=off,vmport=off,i8042=off,hpet=off"),
+        *_accelerator(spec.accelerator),
+        # Room for CPUs that are plugged in later; costs nothing measurable.
+        *("-smp", f"{spec.cpus},maxcpus={most_cpus}"),
+        *("-m", f"size={spec.memory_mib}M,maxmem={spec.memory_mib + GROWTH_MIB}M"),
+        # Saves 100 ms over SeaBIOS: it does no more than a kernel given with -kernel needs.
+        *("-bios", "qboot.rom"),
+    ]
+
+
+def _accelerator(name: AcceleratorName) -> list[str]:
+    if name == "kvm":
+        return ["-accel", "kvm", "-cpu", "host"]
+    return [
+        # The translation cache's bound is memory per VM on the host; the default is up to 1 GiB.
+        *("-accel", "tcg,tb-size=256"),
+        # max: images built for x86-64-v3 run, and KVM inside the guest does (svm). Without what only costs time when
+        # emulated: erms and fsrm (the guest copies byte by byte: 100 ms), la57 (page tables of five levels: 50 ms).
+        *("-cpu", "max,-erms,-fsrm,-la57"),
+    ]
+
+
+def _boot(spec: MachineSpec, files: OpenFiles) -> list[str]:
+    return [
+        # Not an fdset: QEMU opens these two with fopen(3), and an inherited descriptor's link under /proc is a path.
+        *("-kernel", f"/proc/self/fd/{files.kernel}"),
+        *("-initrd", f"/proc/self/fd/{files.initramfs}"),
+        *("-append", " ".join((*kernel_parameters(spec.accelerator), *spec.kernel_parameters))),
+    ]
+
+
+def kernel_parameters(accelerator: AcceleratorName) -> tuple[str, ...]:
+    """The kernel's command line; see docs/adr/0002-device-set.md for those that were tried and are not here."""
+    return (
+        *("console=ttyS0", "quiet", "loglevel=3"),
+        "panic=-1",  # reboot at once, which -no-reboot makes QEMU's end
+        "cryptomgr.notests",  # saves 270 ms of ciphers testing themselves
+        "swiotlb=noforce",  # room above 4 GiB would cost each guest a 64 MiB bounce buffer and 300 ms to clear it
+        # The emulated counter is the host's, so it needs no check against other CPUs (140 ms a CPU), nor a watchdog
+        # that distrusts it when the host is busy. Under KVM the guest has kvm-clock.
+        *(("tsc=reliable",) if accelerator == "tcg" else ()),
+    )
+
+
+def _control(sockets: Sockets) -> list[str]:
+    return [
+        *("-chardev", f"socket,id=control,fd={sockets.control}"),
+        *("-mon", "chardev=control,mode=control"),
+        *("-chardev", f"socket,id=console,fd={sockets.console}"),
+        *("-serial", "chardev:console"),
+    ]
+
+
+def _agent_port(sockets: Sockets) -> list[str]:
+    return [
+        *("-chardev", f"socket,id=agent,fd={sockets.agent}"),
+        *_device("virtio-serial-pci", slots.AGENT, "id=serial", "max_ports=2"),
+        *("-device", f"virtserialport,bus=serial.0,nr=1,chardev=agent,name={AGENT_PORT}"),
+    ]
+
+
+def _disks(spec: MachineSpec, files: OpenFiles) -> list[str]:
+    sets = [f"fd={fd},set={number}" for number, fd in files.sets.items()]
+    return [
+        *(argument for value in sets for argument in ("-add-fd", value)),
+        *_image_nodes(spec),
+        *_disk("image", slots.IMAGE, "read-only=on"),
+        *_writable_nodes(spec),
+        # discard: what the guest frees becomes a hole in the sparse file.
+        *_disk("writable", slots.WRITABLE, "discard=unmap"),
+    ]
+
+
+def _disk(name: str, slot: str, *options: str) -> list[str]:
+    return [
+        # The node between device and file is what a running machine can be given another file by (blockdev-reopen).
+        *("-blockdev", ",".join(("driver=raw", f"node-name={name}", f"file={name}-file", *options))),
+        # One queue, whatever the number of CPUs: a template is for all of them.
+        *_device("virtio-blk-pci", slot, f"drive={name}", "num-queues=1"),
+    ]
+
+
+def _image_nodes(spec: MachineSpec) -> list[str]:
+    if spec.image is None:
+        return _placeholder("image-file", "read-only=on")
+    file = f"driver=file,filename=/dev/fdset/{IMAGE_SET},read-only=on"
+    if spec.image.format == "raw":
+        return ["-blockdev", f"{file},node-name=image-file"]
+    return [
+        *("-blockdev", f"{file},node-name=image-descriptor"),
+        *("-blockdev", "driver=vmdk,node-name=image-file,file=image-descriptor,read-only=on"),
+    ]
+
+
+def _writable_nodes(spec: MachineSpec) -> list[str]:
+    if spec.writable is None:
+        return _placeholder("writable-file")
+    return ["-blockdev", f"driver=file,filename=/dev/fdset/{WRITABLE_SET},discard=unmap,node-name=writable-file"]
+
+
+def _placeholder(node: str, *options: str) -> list[str]:
+    parts = ("driver=null-co", f"size={_PLACEHOLDER_BYTES}", "read-zeroes=on", f"node-name={node}", *options)
+    return ["-blockdev", ",".join(parts)]
+
+
+def _other_devices(sockets: Sockets) -> list[str]:
+    return [
+        *("-object", "rng-builtin,id=entropy"),
+        *_device("virtio-rng-pci", slots.ENTROPY, "rng=entropy"),
+        *_device("virtio-balloon-pci", slots.BALLOON, "free-page-reporting=on"),
+        # A socket whose other end we hold and nobody reads: the guest reaches nothing. `none` would be a warning.
+        *("-netdev", f"dgram,id=network,local.type=fd,local.str={sockets.network}"),
+        *_device("virtio-net-pci", slots.NETWORK, "netdev=network", "romfile="),
+        # Address space only: without the reservation a host that does not overcommit would refuse it.
+        *("-object", f"memory-backend-ram,id=growth,size={GROWTH_MIB}M,reserve=off"),
+        *_device("virtio-mem-pci", slots.GROWTH, "memdev=growth", "requested-size=0"),
+    ]
+
+
+def _share(directory: int) -> list[str]:
+    return [
+        *("-fsdev", f"local,id=share,path=/proc/self/fd/{directory},security_model=none,readonly=on"),
+        *_device("virtio-9p-pci", slots.SHARE, "fsdev=share", "mount_tag=share"),
+    ]
+
+
+def _device(kind: str, slot: str, *options: str) -> list[str]:
+    # Without the interface of virtio before 1.0: I/O ports, and the code of another age in QEMU.
+    return ["-device", ",".join((kind, f"addr={slots.device_number(slot):#x}", "disable-legacy=on", *options))]

@@ -1,0 +1,84 @@
+"""What is handed to QEMU open: the files and sockets of a machine, so that its own user needs no right to any path."""
+
+import os
+import socket
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from atoll.errors import InvalidRequest, NotFound, VmFailed
+from atoll.vmm.monitor import MachineSpec
+from atoll.vmm.qemu.command_line import FIRST_FREE_SET, IMAGE_SET, WRITABLE_SET, OpenFiles, Sockets
+
+
+@dataclass(frozen=True)
+class HostEnds:
+    """Our ends of a machine's connections."""
+
+    control: socket.socket
+    agent: socket.socket
+    console: socket.socket
+    network: socket.socket
+
+
+@dataclass(frozen=True)
+class Handover:
+    """All descriptors that QEMU inherits."""
+
+    sockets: Sockets
+    files: OpenFiles
+
+    @property
+    def descriptors(self) -> tuple[int, ...]:
+        """The descriptors to keep open across the start of QEMU."""
+        sockets, files = self.sockets, self.files
+        shared = () if files.share is None else (files.share,)
+        ends = (sockets.control, sockets.agent, sockets.console, sockets.network)
+        return (*ends, files.kernel, files.initramfs, *shared, *files.sets.values())
+
+
+def open_handover(spec: MachineSpec, ours: ExitStack, theirs: ExitStack) -> tuple[HostEnds, Handover]:
+    """Open everything: what is `theirs` is to be closed once QEMU runs, what is `ours` when the machine is gone.
+
+    Raises `NotFound` or `VmFailed` naming the file that cannot be opened.
+    """
+
+    def pair(kind: socket.SocketKind) -> tuple[socket.socket, int]:
+        host, machine = socket.socketpair(socket.AF_UNIX, kind)
+        ours.callback(host.close)
+        theirs.callback(machine.close)
+        host.setblocking(False)
+        return host, machine.fileno()
+
+    def opened(path: Path, flags: int = os.O_RDONLY) -> int:
+        try:
+            descriptor = os.open(path, flags | os.O_CLOEXEC)
+        except FileNotFoundError as error:
+            raise NotFound(f"{path}, which the virtual machine needs, is not there") from error
+        except OSError as error:
+            raise VmFailed(f"{path}, which the virtual machine needs, cannot be opened: {error.strerror}") from error
+        theirs.callback(os.close, descriptor)
+        return descriptor
+
+    control, agent, console = (pair(socket.SOCK_STREAM) for _ in range(3))
+    network = pair(socket.SOCK_DGRAM)
+    sets: dict[int, int] = {}
+    if spec.image is not None:
+        sets[IMAGE_SET] = opened(spec.image.path)
+        for number, path in spec.image.files.items():
+            if number < FIRST_FREE_SET:
+                raise InvalidRequest(
+                    f"descriptor set {number} of disk {spec.image.path} is taken: use {FIRST_FREE_SET}+"
+                )
+            sets[number] = opened(path)
+    if spec.writable is not None:
+        sets[WRITABLE_SET] = opened(spec.writable, os.O_RDWR)
+    files = OpenFiles(
+        kernel=opened(spec.kernel),
+        initramfs=opened(spec.initramfs),
+        share=None if spec.share is None else opened(spec.share, os.O_RDONLY | os.O_DIRECTORY),
+        sets=sets,
+    )
+    host_ends = HostEnds(control=control[0], agent=agent[0], console=console[0], network=network[0])
+    sockets = Sockets(control=control[1], agent=agent[1], console=console[1], network=network[1])
+    return host_ends, Handover(sockets=sockets, files=files)

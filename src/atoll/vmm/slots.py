@@ -1,0 +1,23 @@
+"""Where each device of a VM sits on its PCI bus: the agent is told an address, and binds the driver of what is there.
+
+Every device is there in every VM, so that a saved template fits all of them (docs/adr/0002-device-set.md).
+"""
+
+AGENT = "0000:00:02.0"
+"""virtio-serial, with the port `org.atoll.agent`."""
+ENTROPY = "0000:00:03.0"
+BALLOON = "0000:00:04.0"
+IMAGE = "0000:00:05.0"
+"""virtio-blk, read-only: the image's layers as partitions."""
+WRITABLE = "0000:00:06.0"
+"""virtio-blk: the container's own layer."""
+NETWORK = "0000:00:07.0"
+SHARE = "0000:00:08.0"
+"""virtio-9p, tag `share`; only where a directory is shared."""
+GROWTH = "0000:00:09.0"
+"""virtio-mem: memory added while the VM runs."""
+
+
+def device_number(slot: str) -> int:
+    """The device number in a slot's address, as QEMU's `addr=` wants it."""
+    return int(slot[8:10], 16)
