@@ -119,10 +119,10 @@ async def open_engine(paths: Paths, settings: Settings) -> AsyncIterator[Engine]
         stack.callback(database.close)
         content = ContentStore(paths.content, database)
         kernels = KernelStore(paths.kernels, agent_path())
-        accelerators = AcceleratorChoice(settings, paths.root / "accelerator.json")
         spawner = await stack.enter_async_context(Spawner())
         tasks = Tasks(await stack.enter_async_context(asyncio.TaskGroup()))
         stack.callback(tasks.cancel_all)
+        accelerators = AcceleratorChoice(settings, paths.root / "accelerator.json", tasks)
         registry: Registry[Container] = Registry()
         events = EventBus()
         services = Services(

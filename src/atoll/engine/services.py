@@ -41,9 +41,13 @@ class Tasks:
 
     async def finish(self, work: Coroutine[object, object, T], what: str) -> T:
         """Run `work` to its end even when the caller is cancelled half way, as a client that hangs up does."""
+        return await self.begin(work, what)
+
+    def begin(self, work: Coroutine[object, object, T], what: str) -> asyncio.Future[T]:
+        """Run `work` in the background; the future has its result, and is cancelled alone."""
         answer: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         self._own(_answering(work, answer), what)
-        return await answer
+        return answer
 
     def _own(self, work: Coroutine[object, object, None], what: str) -> asyncio.Task[None]:
         task = self.group.create_task(work, name=what)
