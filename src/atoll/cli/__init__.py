@@ -1,0 +1,1 @@
+"""The `atoll` command; `main.py` is where it begins."""

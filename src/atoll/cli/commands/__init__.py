@@ -1,0 +1,1 @@
+"""The commands, a file for each verb or family of verbs; imported when called (see `names.py`)."""

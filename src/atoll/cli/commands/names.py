@@ -1,0 +1,41 @@
+"""Which command is where: `file:function` by name, as `tree.py` looks them up."""
+
+CONTAINER_VERBS = {
+    "attach": "attach:attach",
+    "create": "create:create",
+    "exec": "exec:exec_",
+    "kill": "kill:kill",
+    "logs": "logs:logs",
+    "pause": "pause:pause",
+    "ps": "ps:ps",
+    "rename": "rename:rename",
+    "restart": "stop:restart",
+    "rm": "remove:rm",
+    "run": "run:run",
+    "start": "start:start",
+    "stats": "stats:stats",
+    "stop": "stop:stop",
+    "top": "top:top",
+    "unpause": "pause:unpause",
+    "wait": "wait:wait",
+}
+"""Directly below `atoll`, and below `atoll container`."""
+
+IMAGE_VERBS = {
+    "images": "images:images",
+    "import": "archives:import_",
+    "load": "archives:load",
+    "pull": "pull:pull",
+    "rmi": "untag:rmi",
+    "tag": "tag:tag",
+}
+"""Directly below `atoll`; `atoll image` has its own names for some."""
+
+TREES = {
+    "container": "trees:container",
+    "image": "trees:image",
+    "info": "info:info",
+    "inspect": "inspect:inspect",
+    "system": "trees:system",
+    "version": "version:version",
+}

@@ -1,0 +1,55 @@
+"""`atoll container`, `atoll image`, `atoll system`, `atoll system kernel`: the same verbs by subject."""
+
+from atoll.cli.commands.names import CONTAINER_VERBS, IMAGE_VERBS
+from atoll.cli.tree import Tree
+
+container = Tree(
+    "container",
+    help="Manage containers",
+    entries={
+        **CONTAINER_VERBS,
+        "inspect": "inspect:container_inspect",
+        "list": "ps:ps",
+        "ls": "ps:ps",
+        "remove": "remove:rm",
+    },
+    sections={"Commands": sorted({*CONTAINER_VERBS, "inspect", "ls"} - {"ps"})},
+)
+
+image = Tree(
+    "image",
+    help="Manage images",
+    entries={
+        "import": IMAGE_VERBS["import"],
+        "inspect": "inspect:image_inspect",
+        "list": IMAGE_VERBS["images"],
+        "load": IMAGE_VERBS["load"],
+        "ls": IMAGE_VERBS["images"],
+        "pull": IMAGE_VERBS["pull"],
+        "remove": IMAGE_VERBS["rmi"],
+        "rm": IMAGE_VERBS["rmi"],
+        "tag": IMAGE_VERBS["tag"],
+    },
+    sections={"Commands": ["import", "inspect", "load", "ls", "pull", "rm", "tag"]},
+)
+
+kernel = Tree(
+    "kernel",
+    help="Manage the kernels that containers run",
+    entries={"list": "kernel:list_", "ls": "kernel:list_", "set": "kernel:set_"},
+    sections={"Commands": ["list", "set"]},
+)
+
+system = Tree(
+    "system",
+    help="Manage the engine",
+    entries={
+        "info": "info:info",
+        "kernel": "trees:kernel",
+        "logs": "engine:logs",
+        "start": "engine:start",
+        "status": "engine:status",
+        "stop": "engine:stop",
+    },
+    sections={"Commands": ["info", "kernel", "logs", "start", "status", "stop"]},
+)

@@ -1,0 +1,45 @@
+"""Lists of things in the ways that `--format` asks for: a table, a table of a template, JSON lines, a template.
+
+A row is a thing's fields as text, by Docker's names; the header of a field is what a `table` shows above it.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from atoll.cli.table import table
+
+if TYPE_CHECKING:
+    from atoll.client.shapes import Json
+
+Row = Mapping[str, str]
+
+
+def listing(rows: Sequence[Row], headers: Mapping[str, str], columns: Sequence[str], format: str | None) -> str:
+    """The list as text, without a newline at its end; `columns` are those of the plain table.
+
+    Raises `TemplateError` for a template that is wrong or names a field that `headers` does not.
+    """
+    chosen = format or "table"
+    if chosen == "table":
+        return table([[headers[column] for column in columns], *([row[column] for column in columns] for row in rows)])
+    # Only here: a plain table needs neither.
+    if chosen == "json":
+        import json
+
+        return "\n".join(json.dumps(dict(row), ensure_ascii=False, separators=(",", ":")) for row in rows)
+    from atoll.cli.template import Template
+
+    is_table = chosen.startswith("table ")
+    template = Template(_unescape(chosen.removeprefix("table ")))
+    names: dict[str, Json] = dict(headers)
+    header = template.render(names)
+    values: list[dict[str, Json]] = [dict(row) for row in rows]
+    lines = [template.render(value) for value in values]
+    if is_table:
+        return table([line.split("\t") for line in (header, *lines)])
+    return "\n".join(lines)
+
+
+def _unescape(template: str) -> str:
+    """Docker takes `\\t` and `\\n` as people type them in a shell."""
+    return template.replace("\\t", "\t").replace("\\n", "\n")
