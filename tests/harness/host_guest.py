@@ -139,9 +139,14 @@ class HostMachine:
         """Note it."""
         self.is_paused = False
 
-    async def quit(self) -> None:
+    async def quit(self, deadline_s: float = 5.0) -> None:
         """The machine's end, as QEMU's `quit` makes it."""
         self.end(0)
+
+    @property
+    def complaints(self) -> str:
+        """Never any."""
+        return ""
 
     async def wait(self) -> int:
         """The exit status."""

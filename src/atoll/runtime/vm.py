@@ -6,8 +6,8 @@ The machine's serial console is read all the time; its last lines are what an er
 import asyncio
 import re
 import socket
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager, suppress
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -15,6 +15,7 @@ from atoll.errors import AtollError
 from atoll.guest import Agent
 from atoll.model.agent import Disk, Exited
 from atoll.model.container import BundleSpec
+from atoll.vmm import Machine
 
 _CONSOLE_BYTES = 65_536
 _QUOTED_LINES = 8
@@ -32,26 +33,6 @@ class BootVm(Protocol):
         """Boot the VM of a bundle; inside the context its agent has said HELLO. Raises `VmFailed` and its kinds."""
 
 
-class Machine(Protocol):
-    """What of a virtual machine matters here (`atoll.vmm.Machine` has all)."""
-
-    @property
-    def pid(self) -> int:
-        """The VMM's process on the host."""
-
-    async def pause(self) -> None:
-        """Stop the processors."""
-
-    async def resume(self) -> None:
-        """Let them go on."""
-
-    async def quit(self) -> None:
-        """End the machine, by force if need be."""
-
-    async def wait(self) -> int:
-        """The VMM's exit status, negative for a signal."""
-
-
 class Console:
     """The last 64 KiB of what kernel and agent have printed on the serial line."""
 
@@ -59,8 +40,17 @@ class Console:
         self._sock = sock
         self._tail = bytearray()
 
-    async def read(self) -> None:
-        """Take what comes until the machine is gone."""
+    @asynccontextmanager
+    async def reading(self) -> AsyncIterator[None]:
+        """Take what comes while in the context."""
+        task = asyncio.create_task(self._read())
+        try:
+            yield
+        finally:
+            task.cancel()
+            await asyncio.wait([task])
+
+    async def _read(self) -> None:
         loop = asyncio.get_running_loop()
         with suppress(OSError):
             while data := await loop.sock_recv(self._sock, 4096):
@@ -101,7 +91,7 @@ class Vm:
             if not machine.done():
                 await asyncio.wait([machine], timeout=_MACHINE_ENDS_S)
             if machine.done():
-                return machine_end(machine.result(), self.console)
+                return machine_end(machine.result(), self.machine, self.console)
             return f"the agent is gone: {agent.result()}"
         finally:
             machine.cancel()
@@ -117,11 +107,11 @@ class Vm:
         await self.machine.quit()
 
 
-def machine_end(status: int, console: Console) -> str:
-    """Why a machine ended that nobody had ended, from its exit status and its last words."""
+def machine_end(status: int, machine: Machine, console: Console) -> str:
+    """Why a machine ended that nobody had ended: from its exit status, its complaints and the guest's last words."""
     if status < 0:
         return f"the virtual machine was killed (signal {-status})"
     if (panic := console.panic) is not None:
         return f"the guest's kernel panicked: {panic}"
-    quote = console.quote()
-    return f"the virtual machine ended (status {status})" + (f"; its console's last lines: {quote}" if quote else "")
+    said = [text for text in (machine.complaints, console.quote()) if text]
+    return f"the virtual machine ended by itself (status {status})" + "".join(f"; it said: {text}" for text in said)

@@ -54,6 +54,8 @@ def _become_runtime(control: socket.socket, launch: Launch) -> NoReturn:
         os.setsid()
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.SIG_DFL)
+        if sys.version_info < (3, 12):  # from then on it is the default; the older one waits in a thread per process
+            asyncio.set_child_watcher(asyncio.PidfdChildWatcher())
         Path("/proc/self/comm").write_text("atoll-runtime")
         spec = msgspec.json.decode(Path(launch.config).read_bytes(), type=BundleSpec)
         _redirect_output(Path(spec.bundle) / "runtime.log")
