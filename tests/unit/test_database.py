@@ -91,3 +91,8 @@ def test_a_file_that_is_no_database_is_refused_with_its_name(tmp_path: Path) -> 
     (tmp_path / "atoll.db").write_text("not a database, " * 100)
     with pytest.raises(Unavailable, match=r"atoll\.db cannot be opened"):
         Database(tmp_path / "atoll.db")
+
+
+def test_only_its_owner_can_read_the_file(database: Database, tmp_path: Path) -> None:
+    database.execute("INSERT INTO thing VALUES ('secret')")
+    assert {file.stat().st_mode & 0o777 for file in tmp_path.iterdir()} == {0o600}

@@ -29,6 +29,8 @@ class EngineWithoutVms:
     def __init__(self, root: Path) -> None:
         self.paths = Paths(root=root, run=root / "run", socket=root / "s", settings_file=root / "atoll.toml")
         self.launcher = MemoryLauncher()
+        for directory in (self.paths.containers, self.paths.run):
+            directory.mkdir()
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[Services]:
@@ -373,7 +375,7 @@ async def test_an_auto_removed_container_that_ended_without_an_engine_is_removed
 
 async def test_files_that_no_container_owns_are_removed(engine: EngineWithoutVms) -> None:
     (engine.paths.containers / "half-made" / "log").mkdir(parents=True)
-    (engine.paths.run / "0123456789ab").mkdir(parents=True)
+    (engine.paths.run / "0123456789ab").mkdir()
     async with engine.running() as services:
         await make(services)
     async with engine.running():

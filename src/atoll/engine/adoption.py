@@ -26,8 +26,6 @@ _ALIVE = (ContainerState.STARTING, ContainerState.RUNNING, ContainerState.PAUSED
 
 async def adopt_containers(services: Services) -> None:
     """Fill the registry from the table, adopt runtimes, remove stale files; restart policies come later."""
-    services.paths.containers.mkdir(mode=0o700, parents=True, exist_ok=True)
-    services.paths.run.mkdir(mode=0o700, parents=True, exist_ok=True)
     for record in sorted(services.table.all(), key=lambda record: record.created_at):
         services.registry.add(Container(record, services))
     await asyncio.gather(*(_adopt(container, services) for container in services.registry))

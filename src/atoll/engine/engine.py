@@ -113,7 +113,8 @@ class Engine:
 async def open_engine(paths: Paths, settings: Settings) -> AsyncIterator[Engine]:
     """The engine of `paths`, its containers adopted; raises `Conflict` when another one has them, `Unavailable`."""
     async with AsyncExitStack() as stack:
-        paths.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for private in (paths.root, paths.content, paths.containers, paths.kernels, paths.run):
+            private.mkdir(mode=0o700, parents=True, exist_ok=True)
         stack.enter_context(engine_lock(paths.lock))
         database = Database(paths.database)
         stack.callback(database.close)

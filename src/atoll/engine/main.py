@@ -36,7 +36,8 @@ def main() -> None:
     arguments = parser.parse_args()
     # Before anything else forks: a client may wait for the pipe's end.
     ready = _ready_descriptor()
-    os.umask(0o077)
+    # Whoever keeps secrets names the mode; what QEMU's own user must see (a share) gets what it asks for.
+    os.umask(0o022)
     try:
         asyncio.run(_serve(arguments.accel, ready))
     except AtollError as error:

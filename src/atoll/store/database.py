@@ -9,11 +9,11 @@ What is committed survives `kill -9` of the engine. After a power cut the last c
 """
 
 import hashlib
+import os
 import sqlite3
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from os import fspath
 from pathlib import Path
 
 from atoll.errors import Unavailable
@@ -27,16 +27,20 @@ class Database:
     """The database at `path`, made when it is missing. Every thread may use it; a transaction excludes the others."""
 
     def __init__(self, path: Path) -> None:
-        """Open `path`, or ":memory:"; raises `Unavailable` when it is no database of ours or cannot be written."""
+        """Open `path`, for its owner only; raises `Unavailable` when it is no database or cannot be written."""
         self._lock = threading.RLock()
         try:
-            self._connection = sqlite3.connect(fspath(path), isolation_level=None, check_same_thread=False, timeout=10)
+            # SQLite gives its other files the mode of this one.
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+            self._connection = sqlite3.connect(
+                os.fspath(path), isolation_level=None, check_same_thread=False, timeout=10
+            )
             self._connection.row_factory = sqlite3.Row
             self._connection.execute("PRAGMA journal_mode = WAL")
             self._connection.execute("PRAGMA synchronous = NORMAL")
             self._connection.execute("PRAGMA foreign_keys = ON")
             self._connection.execute(APPLIED)
-        except sqlite3.Error as error:
+        except (sqlite3.Error, OSError) as error:
             message = f"database {path} cannot be opened ({error}): check the disk, or move the file away to begin anew"
             raise Unavailable(message) from error
 
