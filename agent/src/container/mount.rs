@@ -79,7 +79,7 @@ pub fn make_read_only(mount: BorrowedFd<'_>, everything: bool) -> rustix::io::Re
 
 /// Mounts a file system of ours on a directory that must not be a link: /proc, /dev and their like.
 pub fn own(kind: &str, target: &str, options: &[(&str, &str)], attributes: MountAttrFlags) -> Result<()> {
-    let what = format_args!("mount {target}");
+    let what = &format!("mount {target}");
     match rustix::fs::mkdir(target, Mode::from_raw_mode(0o755)) {
         Ok(()) | Err(Errno::EXIST) => {}
         Err(errno) => return Err(errno).during(what),
@@ -92,7 +92,7 @@ pub fn own(kind: &str, target: &str, options: &[(&str, &str)], attributes: Mount
 
 /// A mount that the request asks for.
 pub fn requested(mount: &message::Mount) -> Result<()> {
-    let what = format_args!("mount {}", mount.target);
+    let what = &format!("mount {}", mount.target);
     if mount.kind == "bind" {
         return Err(Failure::new(Code::InvalidRequest, format!("cannot {what}: bind mounts are not possible yet")));
     }
@@ -138,7 +138,7 @@ fn options(options: &[String]) -> (MountAttrFlags, Vec<(&str, &str)>) {
 
 /// Puts a mounted file where `target` is, which is made when it is missing.
 pub fn file(mount: BorrowedFd<'_>, target: &str) -> Result<()> {
-    let what = format_args!("mount {target}");
+    let what = &format!("mount {target}");
     let path = resolve(Path::new("/"), Path::new(target)).during(what)?;
     if let Some(parent) = path.parent() {
         fs::create_dir_all(parent).during(what)?;
@@ -167,7 +167,7 @@ pub fn console(slave: BorrowedFd<'_>) -> Result<()> {
 
 /// Hides `path`: a directory behind an empty one, anything else behind /dev/null.
 pub fn mask(path: &str) -> Result<()> {
-    let what = format_args!("mask {path}");
+    let what = &format!("mask {path}");
     let target = match rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()) {
         Ok(target) => target,
         Err(Errno::NOENT | Errno::NOTDIR) => return Ok(()),
@@ -185,7 +185,7 @@ pub fn mask(path: &str) -> Result<()> {
 
 /// Makes `path` and everything below it read-only.
 pub fn read_only(path: &str) -> Result<()> {
-    let what = format_args!("make {path} read-only");
+    let what = &format!("make {path} read-only");
     let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_RECURSIVE;
     let mount = match rustix::mount::open_tree(CWD, path, flags) {
         Ok(mount) => mount,
