@@ -227,6 +227,9 @@ class MemoryLauncher:
         """One that runs."""
         return self.runtimes.get(record.id)
 
+    def clean_up(self, record: ContainerRecord) -> None:
+        """Nothing is left."""
+
     def last_exit(self, record: ContainerRecord) -> ExitStatus | None:
         """What the last one left."""
         return self.exits.get(record.id)

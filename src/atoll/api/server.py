@@ -51,6 +51,8 @@ def application(engine: Engine) -> web.Application:
 async def serve(engine: Engine) -> AsyncIterator[None]:
     """Serve `engine` on its socket for as long as the block lasts; raises `Unavailable` when it cannot be bound."""
     async with AsyncExitStack() as stack:
+        listener = stack.enter_context(_listen(engine.paths.socket))
+        stack.callback(engine.paths.socket.unlink, missing_ok=True)
         # A handler is cancelled when its client hangs up; what must not stop half way runs in `engine.tasks`.
         runner = web.AppRunner(
             application(engine),
@@ -61,9 +63,6 @@ async def serve(engine: Engine) -> AsyncIterator[None]:
         )
         await runner.setup()
         stack.push_async_callback(runner.cleanup)
-        listener = _listen(engine.paths.socket)
-        stack.callback(listener.close)
-        stack.callback(engine.paths.socket.unlink, missing_ok=True)
         await web.SockSite(runner, listener, backlog=512).start()
         yield
 

@@ -155,6 +155,7 @@ class Container:
         try:
             await wait_until_gone(runtime)
             await runtime.close()
+            self._services.launcher.clean_up(self.record)
         finally:
             self._vm_is_gone.set()
 

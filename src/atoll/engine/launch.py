@@ -64,6 +64,10 @@ class RuntimeLauncher:
         except AtollError:
             return None
 
+    def clean_up(self, record: ContainerRecord) -> None:
+        """Remove the run directory of a runtime that was killed; the others did so themselves."""
+        shutil.rmtree(self._paths.run_dir(record.id), ignore_errors=True)
+
     def last_exit(self, record: ContainerRecord) -> ExitStatus | None:
         """What the last runtime left in the bundle."""
         return read_exit(self._paths.bundle(record.id))

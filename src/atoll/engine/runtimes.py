@@ -103,5 +103,8 @@ class Launcher(Protocol):
     async def find(self, record: ContainerRecord) -> Runtime | None:
         """The runtime that an earlier engine launched, if it still runs."""
 
+    def clean_up(self, record: ContainerRecord) -> None:
+        """Remove what a runtime that is gone left, should it have been killed."""
+
     def last_exit(self, record: ContainerRecord) -> ExitStatus | None:
         """What the container's last runtime left behind."""
