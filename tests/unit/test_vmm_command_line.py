@@ -1,0 +1,150 @@
+"""QEMU's command line: every device at its slot, nothing named by a path."""
+
+import os
+from collections.abc import Callable
+from contextlib import ExitStack
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from atoll.errors import InvalidRequest, NotFound, VmFailed
+from atoll.vmm import DiskSource, MachineSpec, slots
+from atoll.vmm.qemu.command_line import OpenFiles, Sockets, command_line, kernel_parameters
+from atoll.vmm.qemu.handover import open_handover
+
+SOCKETS = Sockets(control=3, agent=4, console=5, network=6)
+SLOTS = {
+    "virtio-serial-pci": slots.AGENT,
+    "virtio-rng-pci": slots.ENTROPY,
+    "virtio-balloon-pci": slots.BALLOON,
+    "virtio-net-pci": slots.NETWORK,
+    "virtio-mem-pci": slots.GROWTH,
+}
+
+MakeSpec = Callable[..., MachineSpec]
+
+
+@pytest.fixture
+def make_spec(tmp_path: Path) -> MakeSpec:
+    """A machine whose files all exist; keywords replace what it is made of."""
+
+    def spec(**changes: object) -> MachineSpec:
+        for name in ("kernel", "initramfs"):
+            (tmp_path / name).touch()
+        made = MachineSpec(
+            kernel=tmp_path / "kernel",
+            initramfs=tmp_path / "initramfs",
+            cpus=2,
+            memory_mib=256,
+            accelerator="tcg",
+        )
+        return MachineSpec(**{**vars(made), **changes})
+
+    return spec
+
+
+def _devices(arguments: list[str]) -> list[dict[str, str]]:
+    """The `-device` options by key; the device's kind is `driver`."""
+    values = [value for option, value in pairwise(arguments) if option == "-device"]
+    return [dict(part.split("=", 1) for part in f"driver={value}".split(",")) for value in values]
+
+
+def _arguments(spec: MachineSpec, share: int | None = None) -> list[str]:
+    return command_line(spec, SOCKETS, OpenFiles(kernel=7, initramfs=8, share=share, sets={}))
+
+
+def test_every_device_is_at_its_slot_with_or_without_disks(make_spec: MakeSpec) -> None:
+    bare = _devices(_arguments(make_spec()))
+    disks = make_spec(image=DiskSource(Path("/layers.vmdk"), "vmdk", {10: Path("/layer")}), writable=Path("/writable"))
+    assert _devices(_arguments(disks)) == bare
+    places = {device["driver"]: int(device["addr"], 16) for device in bare if "addr" in device}
+    assert {kind: places[kind] for kind in SLOTS} == {kind: slots.device_number(slot) for kind, slot in SLOTS.items()}
+    drives = {device["drive"]: int(device["addr"], 16) for device in bare if "drive" in device}
+    assert drives == {"image": slots.device_number(slots.IMAGE), "writable": slots.device_number(slots.WRITABLE)}
+
+
+def test_the_share_is_there_only_for_a_shared_directory(make_spec: MakeSpec) -> None:
+    assert "virtio-9p-pci" not in {device["driver"] for device in _devices(_arguments(make_spec()))}
+    (share,) = [device for device in _devices(_arguments(make_spec(), share=9)) if device["driver"] == "virtio-9p-pci"]
+    assert int(share["addr"], 16) == slots.device_number(slots.SHARE)
+
+
+def test_nothing_is_named_by_its_path(make_spec: MakeSpec, tmp_path: Path) -> None:
+    spec = make_spec(image=DiskSource(tmp_path / "image"), writable=tmp_path / "writable", share=tmp_path)
+    assert str(tmp_path) not in " ".join(_arguments(spec, share=9))
+
+
+def test_qemu_may_neither_spawn_nor_gain_rights(make_spec: MakeSpec) -> None:
+    arguments = _arguments(make_spec())
+    assert "-nodefaults" in arguments
+    assert "-no-user-config" in arguments
+    sandbox = arguments[arguments.index("-sandbox") + 1]
+    assert sandbox == "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
+
+
+@pytest.mark.parametrize(("accelerator", "cpu"), [("kvm", "host"), ("tcg", "max,-erms,-fsrm,-la57")])
+def test_the_processor_fits_the_accelerator(make_spec: MakeSpec, accelerator: str, cpu: str) -> None:
+    arguments = _arguments(make_spec(accelerator=accelerator))
+    assert arguments[arguments.index("-cpu") + 1] == cpu
+
+
+def test_only_an_emulated_clock_is_declared_reliable() -> None:
+    assert "tsc=reliable" in kernel_parameters("tcg")
+    assert "tsc=reliable" not in kernel_parameters("kvm")
+
+
+def test_kernel_parameters_of_the_spec_come_last(make_spec: MakeSpec) -> None:
+    arguments = _arguments(make_spec(kernel_parameters=("loglevel=7",)))
+    assert arguments[arguments.index("-append") + 1].split()[-1] == "loglevel=7"
+
+
+def test_there_is_room_for_more_cpus_than_the_machine_starts_with(make_spec: MakeSpec) -> None:
+    arguments = _arguments(make_spec(cpus=1))
+    assert arguments[arguments.index("-smp") + 1] == f"1,maxcpus={min(os.cpu_count() or 1, 32)}"
+    many = _arguments(make_spec(cpus=100))
+    assert many[many.index("-smp") + 1] == "100,maxcpus=100"
+
+
+def _open_descriptors() -> int:
+    return sum(1 for _ in Path("/proc/self/fd").iterdir())
+
+
+def test_all_files_are_handed_over_open_and_closed_again(make_spec: MakeSpec, tmp_path: Path) -> None:
+    for name in ("descriptor", "layer", "head", "writable"):
+        (tmp_path / name).touch()
+    files = {98: tmp_path / "head", 100: tmp_path / "layer"}
+    image = DiskSource(tmp_path / "descriptor", "vmdk", files)
+    spec = make_spec(image=image, writable=tmp_path / "writable", share=tmp_path)
+    before = _open_descriptors()
+    with ExitStack() as ours, ExitStack() as theirs:
+        _, handover = open_handover(spec, ours, theirs)
+        opened = {number: Path(f"/proc/self/fd/{fd}").readlink() for number, fd in handover.files.sets.items()}
+        assert opened == {1: tmp_path / "descriptor", 2: tmp_path / "writable", **files}
+        assert len(set(handover.descriptors)) == 4 + 2 + 1 + 4
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.write(handover.files.sets[1], b"an image is read-only")
+        os.write(handover.files.sets[2], b"a writable layer is not")
+    assert _open_descriptors() == before
+
+
+@pytest.mark.parametrize("missing", ["kernel", "initramfs", "writable", "share"])
+def test_a_missing_file_is_named_and_nothing_stays_open(make_spec: MakeSpec, tmp_path: Path, missing: str) -> None:
+    before = _open_descriptors()
+    spec = make_spec(**{missing: tmp_path / "nowhere"})
+    with pytest.raises(NotFound, match=f"{tmp_path}/nowhere"), ExitStack() as ours, ExitStack() as theirs:
+        open_handover(spec, ours, theirs)
+    assert _open_descriptors() == before
+
+
+def test_a_file_that_cannot_be_opened_is_named(make_spec: MakeSpec, tmp_path: Path) -> None:
+    spec = make_spec(writable=tmp_path)
+    with pytest.raises(VmFailed, match="Is a directory"), ExitStack() as ours, ExitStack() as theirs:
+        open_handover(spec, ours, theirs)
+
+
+def test_a_composed_image_keeps_off_the_machines_own_numbers(make_spec: MakeSpec, tmp_path: Path) -> None:
+    image = DiskSource(tmp_path / "kernel", "vmdk", {1: tmp_path / "kernel"})
+    make_spec()
+    with pytest.raises(InvalidRequest, match="set 1 of disk"), ExitStack() as ours, ExitStack() as theirs:
+        open_handover(make_spec(image=image), ours, theirs)
