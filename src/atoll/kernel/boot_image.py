@@ -1,7 +1,7 @@
 """What a VM boots: the ELF kernel that lies compressed inside a distribution's bzImage.
 
 It is unpacked here once, so that no guest does it at each boot: under emulation that takes 0.2 s
-(docs/adr/0002-device-set.md). QEMU enters it at its PVH entry point. A kernel without one, or with a compression
+(docs/adr/0003-device-set.md). QEMU enters it at its PVH entry point. A kernel without one, or with a compression
 unknown to us, boots as the bzImage that it is. Formats: the kernel's Documentation/arch/x86/boot.rst, Xen's
 docs/misc/pvh.pandoc for the ELF note.
 """

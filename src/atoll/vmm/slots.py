@@ -1,6 +1,6 @@
 """Where each device of a VM sits on its PCI bus: the agent is told an address, and binds the driver of what is there.
 
-Every device is there in every VM, so that a saved template fits all of them (docs/adr/0002-device-set.md).
+Every device is there in every VM, so that a saved template fits all of them (docs/adr/0003-device-set.md).
 """
 
 AGENT = "0000:00:02.0"

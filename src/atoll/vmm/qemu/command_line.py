@@ -1,6 +1,6 @@
 """QEMU's command line for a machine, with the reason beside each flag that is not plain.
 
-Figures: docs/adr/0002-device-set.md. "Saves" is time to the agent's first message of a cold boot under emulation.
+Figures: docs/adr/0003-device-set.md. "Saves" is time to the agent's first message of a cold boot under emulation.
 """
 
 import os
@@ -103,7 +103,7 @@ def _boot(spec: MachineSpec, files: OpenFiles) -> list[str]:
 
 
 def kernel_parameters(accelerator: AcceleratorName) -> tuple[str, ...]:
-    """The kernel's command line; see docs/adr/0002-device-set.md for those that were tried and are not here."""
+    """The kernel's command line; see docs/adr/0003-device-set.md for those that were tried and are not here."""
     return (
         *("console=ttyS0", "quiet", "loglevel=3"),
         "panic=-1",  # reboot at once, which -no-reboot makes QEMU's end
