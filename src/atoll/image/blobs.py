@@ -7,7 +7,7 @@ from io import FileIO
 from pathlib import Path
 
 from atoll.errors import InvalidRequest, NotFound
-from atoll.image.durable import delete_file, new_file, write_fully
+from atoll.image.durable import new_file, space_errors, sync_directory, sync_file, write_fully
 
 
 def digest_of(data: bytes) -> str:
@@ -18,8 +18,10 @@ def digest_of(data: bytes) -> str:
 class BlobWriter:
     """Takes a blob's bytes as they come; `digest` and `size_bytes` are those of what came so far."""
 
-    def __init__(self, file: FileIO, limit_bytes: int) -> None:
+    def __init__(self, file: FileIO, limit_bytes: int, wanted: str | None, wanted_bytes: int | None) -> None:
         self.size_bytes = 0
+        self._wanted = wanted
+        self._wanted_bytes = wanted_bytes
         self._file = file
         self._limit_bytes = limit_bytes
         self._hash = hashlib.sha256()
@@ -36,6 +38,15 @@ class BlobWriter:
             raise InvalidRequest(f"a blob is larger than the {self._limit_bytes} bytes it may have")
         self._hash.update(data)
         write_fully(self._file, data)
+
+    def verify(self) -> None:
+        """Raise `InvalidRequest` unless what was written is what was announced."""
+        if self._wanted_bytes is not None and self.size_bytes != self._wanted_bytes:
+            raise InvalidRequest(
+                f"blob {self._wanted} is cut off: {self.size_bytes} of {self._wanted_bytes} bytes came"
+            )
+        if self._wanted is not None and self.digest != self._wanted:
+            raise InvalidRequest(f"blob {self._wanted} is not what it claims to be: its bytes have {self.digest}")
 
 
 class BlobStore:
@@ -63,12 +74,9 @@ class BlobStore:
         """
         most = limit_bytes if size_bytes is None else min(limit_bytes, size_bytes)
         with new_file(self._ingest) as new:
-            writer = BlobWriter(new.file, most)
+            writer = BlobWriter(new.file, most, digest, size_bytes)
             yield writer
-            if size_bytes is not None and writer.size_bytes != size_bytes:
-                raise InvalidRequest(f"blob {digest} is cut off: {writer.size_bytes} of {size_bytes} bytes came")
-            if digest is not None and writer.digest != digest:
-                raise InvalidRequest(f"blob {digest} is not what it claims to be: its bytes have {writer.digest}")
+            writer.verify()
             if not self.has(writer.digest):
                 new.keep_as(self.path(writer.digest))
 
@@ -77,6 +85,16 @@ class BlobStore:
         with self.writer(None, limit_bytes=len(data)) as writer:
             writer.write(data)
         return writer.digest
+
+    def adopt(self, path: Path, digest: str) -> None:
+        """Keep the file at `path` (on this file system, not written to any more), whose bytes have `digest`."""
+        if self.has(digest):
+            return
+        with space_errors(self._directory):
+            sync_file(path)
+            # A link and not a rename: who made the file may still read it under its own name.
+            self.path(digest).hardlink_to(path)
+            sync_directory(self._directory)
 
     def read(self, digest: str, *, limit_bytes: int) -> bytes:
         """A small blob, verified; raises `NotFound`, or `InvalidRequest` when it is too large or was damaged."""
@@ -94,7 +112,3 @@ class BlobStore:
     def digests(self) -> list[str]:
         """Every blob that is here."""
         return [f"sha256:{path.name}" for path in self._directory.iterdir()]
-
-    def delete(self, digest: str) -> int:
-        """Remove a blob if it is here; returns the bytes that this gave back."""
-        return delete_file(self.path(digest))

@@ -60,21 +60,16 @@ def space_errors(where: Path) -> Iterator[None]:
 
 def sync_directory(path: Path) -> None:
     """Make the names in `path` durable."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    sync_file(path)
+
+
+def sync_file(path: Path) -> None:
+    """Make what `path` holds durable."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def delete_file(path: Path) -> int:
-    """Remove `path` if it is there; returns the bytes on disk that it took."""
-    try:
-        taken = path.stat().st_blocks * 512
-        path.unlink()
-    except FileNotFoundError:
-        return 0
-    return taken
 
 
 def write_fully(file: FileIO, data: bytes | bytearray | memoryview) -> None:

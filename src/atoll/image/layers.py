@@ -1,0 +1,61 @@
+"""The layers of all images: each a squashfs, named by its diff ID, made once and shared."""
+
+from pathlib import Path
+from struct import Struct
+
+from atoll.errors import InvalidRequest
+from atoll.image.durable import new_file
+from atoll.image.layer import WrittenLayer, write_layer
+from atoll.image.limits import Limits
+from atoll.image.tarstream import Source
+
+_USED_BYTES = Struct("<40xQ")
+_SUFFIX = ".squashfs"
+
+
+class LayerStore:
+    """Squashfs files under `root`; `make` blocks for as long as its source takes, the rest hardly."""
+
+    def __init__(self, root: Path, ingest: Path) -> None:
+        """Open the store; `ingest` holds unfinished layers and must be on the same file system."""
+        self._root = root
+        self._ingest = ingest
+        self._sizes: dict[str, int] = {}
+        root.mkdir(parents=True, exist_ok=True)
+
+    def path(self, diff_id: str) -> Path:
+        """Where the layer is, or will be."""
+        return self._root / (diff_id.removeprefix("sha256:") + _SUFFIX)
+
+    def has(self, diff_id: str) -> bool:
+        """Whether the layer is here, whole."""
+        return self.path(diff_id).exists()
+
+    def size_bytes(self, diff_id: str) -> int:
+        """Bytes of the layer's squashfs, without what fills it up to a whole MiB; 0 when it is gone."""
+        if diff_id not in self._sizes:
+            try:
+                with self.path(diff_id).open("rb") as file:
+                    (self._sizes[diff_id],) = _USED_BYTES.unpack(file.read(_USED_BYTES.size))
+            except FileNotFoundError:
+                return 0
+        return self._sizes[diff_id]
+
+    def make(self, source: Source, diff_id: str | None, limits: Limits) -> WrittenLayer:
+        """Make a layer of the tar in `source`; `diff_id` is what it must have, if that is known.
+
+        Raises `InvalidRequest` when it is another one, and what `write_layer` raises.
+        """
+        with new_file(self._ingest) as new:
+            written = write_layer(source, new.file, limits)
+            if diff_id is not None and written.diff_id != diff_id:
+                raise InvalidRequest(
+                    f"a layer is not what the image says: it has the diff ID {written.diff_id}, not {diff_id}"
+                )
+            if not self.has(written.diff_id):
+                new.keep_as(self.path(written.diff_id))
+        return written
+
+    def diff_ids(self) -> list[str]:
+        """Every layer that is here."""
+        return [f"sha256:{path.name.removesuffix(_SUFFIX)}" for path in self._root.iterdir()]

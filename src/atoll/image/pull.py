@@ -1,0 +1,141 @@
+"""`pull`: an image from a registry, layer by layer, several at once, each made runnable while it downloads."""
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection
+from contextlib import aclosing
+from dataclasses import dataclass
+
+from atoll.errors import InvalidRequest, NotFound, RegistryFailed
+from atoll.image.blobs import digest_of
+from atoll.image.limits import Limits
+from atoll.image.manifest import choose, parse_config, parse_manifest, runs_on
+from atoll.image.oci import Descriptor, ImageConfig, Index, Manifest, Platform
+from atoll.image.reference import Reference
+from atoll.image.registry import Repository
+
+Line = dict[str, object]
+Report = Callable[[Line], None]
+
+_AT_ONCE = 3
+"""Layers that are under way together; as Docker."""
+_REPORT_EVERY_S = 0.1
+
+
+@dataclass(frozen=True)
+class PulledImage:
+    """The documents of an image in a registry: `documents` from the outermost index to the configuration."""
+
+    image_id: str
+    config: ImageConfig
+    layers: tuple[tuple[str, Descriptor], ...]
+    documents: tuple[bytes, ...]
+    digest: str
+    """What the registry calls it: the digest of the outermost document."""
+
+
+async def resolve(repository: Repository, reference: Reference, platform: Platform, limits: Limits) -> PulledImage:
+    """Fetch and check all documents of the image that `reference` means, for `platform`.
+
+    Raises `NotFound` when it is not there for the platform, `RegistryFailed` when an answer makes no sense.
+    """
+    which = reference.digest or reference.tagged().tag or ""
+    documents: list[bytes] = []
+    try:
+        data, media_type = await repository.manifest(which, limit_bytes=limits.document_bytes)
+        documents.append(data)
+        manifest = parse_manifest(data, media_type, limits=limits)
+        while isinstance(manifest, Index):
+            if len(documents) > 4:
+                raise InvalidRequest("its indexes are nested too deeply")
+            descriptor = choose(manifest, platform)
+            data, media_type = await repository.manifest(descriptor.digest, limit_bytes=limits.document_bytes)
+            documents.append(data)
+            manifest = parse_manifest(data, media_type, limits=limits)
+        data = await repository.document(manifest.config.digest, limit_bytes=limits.document_bytes)
+        documents.append(data)
+        config = parse_config(data)
+        layers = _pair(config, manifest)
+    except InvalidRequest as error:
+        raise RegistryFailed(f"registry {reference.domain} answered wrongly: {error}") from error
+    if not runs_on(config.platform, platform):
+        raise NotFound(f"{reference.familiar} is for {config.platform} and not for {platform}")
+    return PulledImage(digest_of(data), config, layers, tuple(documents), digest_of(documents[0]))
+
+
+def _pair(config: ImageConfig, manifest: Manifest) -> tuple[tuple[str, Descriptor], ...]:
+    if len(config.diff_ids) != len(manifest.layers):
+        raise InvalidRequest(
+            f"the configuration names {len(config.diff_ids)} layers and the manifest {len(manifest.layers)}"
+        )
+    return tuple(zip(config.diff_ids, manifest.layers, strict=True))
+
+
+Fetch = Callable[[str, Descriptor, AsyncIterator[bytes]], Awaitable[None]]
+
+
+async def fetch_layers(
+    repository: Repository, image: PulledImage, has: Callable[[str], bool], fetch: Fetch, report: Report
+) -> None:
+    """Have `fetch` store every layer that `has` does not find, some at once, reporting in Docker's words."""
+    at_once = asyncio.Semaphore(_AT_ONCE)
+    wanted: dict[str, Descriptor] = {}
+    for diff_id, descriptor in image.layers:
+        if diff_id in wanted:
+            continue
+        wanted[diff_id] = descriptor
+        report(_line("Pulling fs layer", descriptor))
+
+    async def fetch_one(diff_id: str, descriptor: Descriptor) -> None:
+        if has(diff_id):
+            report(_line("Already exists", descriptor))
+            return
+        if at_once.locked():
+            report(_line("Waiting", descriptor))
+        async with at_once:
+            chunks = _counted(repository.blob(descriptor.digest, descriptor.size), descriptor, report)
+            await fetch(diff_id, descriptor, chunks)
+        report(_line("Pull complete", descriptor))
+
+    await together([fetch_one(diff_id, descriptor) for diff_id, descriptor in wanted.items()])
+
+
+async def together(jobs: Collection[Awaitable[None]]) -> None:
+    """Run `jobs` side by side; the first error cancels the others and is raised as it is."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            for job in jobs:
+                group.create_task(_awaited(job))
+    except* Exception as errors:
+        first: BaseException = errors
+        while isinstance(first, BaseExceptionGroup):
+            first = first.exceptions[0]
+        raise first from None
+
+
+async def _awaited(job: Awaitable[None]) -> None:
+    await job
+
+
+async def _counted(
+    chunks: AsyncGenerator[bytes, None], descriptor: Descriptor, report: Report
+) -> AsyncGenerator[bytes, None]:
+    """`chunks`, with their progress reported ten times a second."""
+    done = 0
+    due = 0.0
+    async with aclosing(chunks):
+        async for chunk in chunks:
+            done += len(chunk)
+            if (now := time.monotonic()) >= due:
+                due = now + _REPORT_EVERY_S
+                report(_line("Downloading", descriptor, done))
+            yield chunk
+    report(_line("Verifying Checksum", descriptor))
+    report(_line("Download complete", descriptor))
+    report(_line("Extracting", descriptor, done))
+
+
+def _line(status: str, descriptor: Descriptor, current: int | None = None) -> Line:
+    """One line of Docker's progress stream."""
+    detail = {} if current is None else {"current": current, "total": descriptor.size}
+    return {"status": status, "progressDetail": detail, "id": descriptor.digest.removeprefix("sha256:")[:12]}
