@@ -66,22 +66,3 @@ def usage_text(error: "click.ClickException") -> str:
     path = ctx.command_path
     prefix = "" if error.exit_code == ENGINE_ERROR else "atoll: "
     return f"{prefix}{message}\n\n{ctx.command.get_usage(ctx)}\n\nRun '{path} --help' for more information"
-
-
-class Attempts:
-    """Does one thing to several objects, as `docker stop a b c` does: an error does not keep the others from theirs."""
-
-    def __init__(self) -> None:
-        self._failures: list[str] = []
-
-    def __enter__(self) -> "Attempts":
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        """Raise `Failure` with everything that went wrong."""
-        if self._failures and exception[0] is None:
-            raise Failure("\n".join(self._failures))
-
-    def failed(self, error: AtollError) -> None:
-        """Note that one of them could not be done."""
-        self._failures.append(describe(error))

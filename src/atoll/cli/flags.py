@@ -85,8 +85,8 @@ def flag(
     return click.option(*names, type=kind, default=default, help=help)
 
 
-def switch(*names: str, help: str, default: bool = False) -> Callable[[Command], Command]:
-    """Decorator: a flag without a value."""
+def switch(*names: str, help: str, default: bool | None = False) -> Callable[[Command], Command]:
+    """Decorator: a flag without a value; `default` None tells one that is not given from one that is false."""
     return click.option(*names, cls=Switch, type=TRUTH, default=default, help=help)
 
 

@@ -40,17 +40,22 @@ class Session:
 
         return Client(self.socket, self.launch if launch else None)
 
-    def launch(self, *options: str) -> None:
-        """Start the engine, if it does not run."""
+    def launch(self, *options: str) -> bool:
+        """Start the engine with command-line `options`; False when it runs already."""
         from atoll.client import Client
         from atoll.client.launch import launch_engine
         from atoll.paths import paths
 
-        launch_engine(paths(), Client(self.socket).is_served, options)
+        return launch_engine(paths(), Client(self.socket).is_served, options)
 
     def fork(self) -> "Client":
         """Another client of the same engine, for another thread."""
         return self.connect(launch=False)
+
+    @staticmethod
+    def flush() -> None:
+        """Write out what is still held, before something else writes to the same place."""
+        sys.stdout.flush()
 
     @staticmethod
     def print(text: str) -> None:

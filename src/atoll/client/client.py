@@ -7,6 +7,7 @@ or msgspec: `atoll ps` pays for every import.
 
 import json
 import socket
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -39,7 +40,7 @@ class Client:
     the socket. Without it, an engine that is not there is `Unavailable`.
     """
 
-    def __init__(self, address: Path, launch: Callable[[], None] | None = None) -> None:
+    def __init__(self, address: Path, launch: Callable[[], object] | None = None) -> None:
         self.address = address
         self._launch = launch
         self._idle: Connection | None = None
@@ -112,6 +113,12 @@ class Client:
             return False
         stream.close()
         return True
+
+    def engine_pid(self) -> int:
+        """The engine's process, as the kernel tells it of who listens."""
+        with self._connect() as stream:
+            credentials = stream.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+        return int.from_bytes(credentials[:4], sys.byteorder)
 
     def close(self) -> None:
         """Close the connection that was kept."""

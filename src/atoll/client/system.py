@@ -28,9 +28,9 @@ def status(client: Client) -> "Object":
     return cast("Object", client.get("/atoll/status"))
 
 
-def stop(client: Client, *, timeout_s: int | None = None) -> None:
-    """Ask the engine to end."""
-    client.post("/atoll/stop", {"t": timeout_s})
+def stop(client: Client, *, containers: bool = False, timeout_s: int | None = None) -> None:
+    """Ask the engine to end; with `containers`, these first, each with so many seconds to obey."""
+    client.post("/atoll/stop", {"t": timeout_s}, {"containers": containers})
 
 
 def kernels(client: Client) -> "list[Kernel]":

@@ -112,3 +112,17 @@ def parse_restart(text: str) -> dict[str, str | int]:
     if not re.fullmatch(r"-?\d+", count):
         raise ValueError("maximum retry count must be an integer")
     return {"Name": name, "MaximumRetryCount": int(count)}
+
+
+def parse_pull(text: str) -> str:
+    """When to pull. Raises `ValueError`."""
+    if text not in ("always", "missing", "never"):
+        raise ValueError(f'invalid pull option: \'{text}\': must be one of "always", "missing" or "never"')
+    return text
+
+
+def parse_security(text: str) -> str:
+    """`name=value`, or a bare `no-new-privileges`. Raises `ValueError`."""
+    if not re.search("[=:]", text) and text != "no-new-privileges":
+        raise ValueError(f'invalid --security-opt: "{text}"')
+    return text

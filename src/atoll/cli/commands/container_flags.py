@@ -1,0 +1,175 @@
+"""The flags that `run` and `create` share, and their values.
+
+Docker has more. What Atoll does not have yet is not here: asking for it is an error and not a surprise.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from atoll.cli.flags import INTEGER, LIST, Kind, flag, switch
+from atoll.cli.terminal.detach import parse_detach_keys
+from atoll.cli.values import environment, limits, sizes
+
+Command = TypeVar("Command", bound=Callable[..., object])
+
+
+def checked(parse: Callable[[str], object]) -> Callable[[str], str]:
+    """A parser that only checks: the engine gets the text as written."""
+
+    def check(text: str) -> str:
+        parse(text)
+        return text
+
+    return check
+
+
+BYTES = Kind("bytes", sizes.parse_size)
+DETACH_KEYS = flag(
+    "--detach-keys",
+    kind=Kind("string", checked(parse_detach_keys)),
+    help="Override the key sequence for detaching a container",
+)
+
+FLAGS = (
+    flag(
+        "--add-host",
+        kind=Kind("list", limits.parse_host),
+        multiple=True,
+        help="Add a custom host-to-IP mapping (host:ip)",
+    ),
+    flag(
+        "-a",
+        "--attach",
+        kind=Kind("list", limits.parse_stream),
+        multiple=True,
+        help="Attach to STDIN, STDOUT or STDERR",
+    ),
+    flag("--cap-add", kind=LIST, multiple=True, help="Add Linux capabilities"),
+    flag("--cap-drop", kind=LIST, multiple=True, help="Drop Linux capabilities"),
+    flag("--cidfile", help="Write the container ID to the file"),
+    flag("--cpu-period", kind=INTEGER, help="Limit CPU CFS (Completely Fair Scheduler) period"),
+    flag("--cpu-quota", kind=INTEGER, help="Limit CPU CFS (Completely Fair Scheduler) quota"),
+    flag("-c", "--cpu-shares", kind=INTEGER, help="CPU shares (relative weight)"),
+    flag("--cpus", kind=Kind("decimal", limits.parse_cpus), help="Number of CPUs"),
+    flag("--disk", kind=Kind("bytes", checked(sizes.parse_size)), help="Size of the container's writable layer"),
+    flag("--dns", kind=Kind("list", limits.parse_dns), multiple=True, help="Set custom DNS servers"),
+    flag("--dns-option", kind=LIST, multiple=True, help="Set DNS options"),
+    flag("--dns-search", kind=LIST, multiple=True, help="Set custom DNS search domains"),
+    flag("--domainname", help="Container NIS domain name"),
+    flag("--entrypoint", help="Overwrite the default ENTRYPOINT of the image"),
+    flag("-e", "--env", kind=Kind("list", environment.parse_variable), multiple=True, help="Set environment variables"),
+    flag("--env-file", kind=LIST, multiple=True, help="Read in a file of environment variables"),
+    flag("--group-add", kind=LIST, multiple=True, help="Add additional groups to join"),
+    flag("-h", "--hostname", help="Container host name"),
+    switch("--init", default=None, help="Run an init inside the container that forwards signals and reaps processes"),
+    switch("-i", "--interactive", help="Keep STDIN open even if not attached"),
+    flag(
+        "-l", "--label", kind=Kind("list", environment.parse_label), multiple=True, help="Set meta data on a container"
+    ),
+    flag("--label-file", kind=LIST, multiple=True, help="Read in a line delimited file of labels"),
+    flag("--log-driver", help="Logging driver for the container"),
+    flag("--log-opt", kind=LIST, multiple=True, help="Log driver options"),
+    flag("-m", "--memory", kind=BYTES, help="Memory limit"),
+    flag(
+        "--memory-swap",
+        kind=Kind("bytes", sizes.parse_swap),
+        help="Swap limit equal to memory plus swap: '-1' to enable unlimited swap",
+    ),
+    flag("--name", help="Assign a name to the container"),
+    flag("--network", "--net", help="Connect a container to a network"),
+    flag("--oom-score-adj", kind=INTEGER, help="Tune the guest's OOM preferences (-1000 to 1000)"),
+    flag("--pids-limit", kind=INTEGER, help="Tune container pids limit (set -1 for unlimited)"),
+    flag("--platform", help="Set platform if server is multi-platform capable"),
+    switch("--privileged", help="Give extended privileges to this container, inside its VM"),
+    flag(
+        "--pull",
+        kind=Kind("string", limits.parse_pull),
+        default="missing",
+        help='Pull image before running ("always", "missing", "never")',
+    ),
+    switch("-q", "--quiet", help="Suppress the pull output"),
+    switch("--read-only", help="Mount the container's root filesystem as read only"),
+    flag(
+        "--restart",
+        kind=Kind("string", limits.parse_restart),
+        default="no",
+        help="Restart policy to apply when a container exits",
+    ),
+    switch("--rm", help="Automatically remove the container when it exits"),
+    flag("--security-opt", kind=Kind("list", limits.parse_security), multiple=True, help="Security Options"),
+    flag("--shm-size", kind=BYTES, help="Size of /dev/shm"),
+    flag("--stop-signal", help="Signal to stop the container"),
+    flag("--stop-timeout", kind=INTEGER, help="Timeout (in seconds) to stop a container"),
+    flag("--storage-opt", kind=LIST, multiple=True, help="Storage driver options for the container"),
+    flag("--sysctl", kind=Kind("map", limits.parse_sysctl), multiple=True, help="Sysctl options"),
+    flag("--tmpfs", kind=LIST, multiple=True, help="Mount a tmpfs directory"),
+    switch("-t", "--tty", help="Allocate a pseudo-TTY"),
+    flag("--ulimit", kind=Kind("ulimit", limits.parse_ulimit), multiple=True, help="Ulimit options"),
+    flag("-u", "--user", help="Username or UID (format: <name|uid>[:<group|gid>])"),
+    flag("-w", "--workdir", help="Working directory inside the container"),
+)
+"""One line a flag, as Docker's help has them."""
+
+
+class ContainerFlags:
+    """The values of `FLAGS`; None, or an empty sequence, for what was not given."""
+
+    add_host: Sequence[str]
+    attach: Sequence[str]
+    cap_add: Sequence[str]
+    cap_drop: Sequence[str]
+    cidfile: str | None
+    cpu_period: int | None
+    cpu_quota: int | None
+    cpu_shares: int | None
+    cpus: int | None
+    disk: str | None
+    dns: Sequence[str]
+    dns_option: Sequence[str]
+    dns_search: Sequence[str]
+    domainname: str | None
+    entrypoint: str | None
+    env: Sequence[str]
+    env_file: Sequence[str]
+    group_add: Sequence[str]
+    hostname: str | None
+    init: bool | None
+    interactive: bool
+    label: Sequence[str]
+    label_file: Sequence[str]
+    log_driver: str | None
+    log_opt: Sequence[str]
+    memory: int | None
+    memory_swap: int | None
+    name: str | None
+    network: str | None
+    oom_score_adj: int | None
+    pids_limit: int | None
+    platform: str | None
+    privileged: bool
+    pull: str
+    quiet: bool
+    read_only: bool
+    restart: dict[str, str | int]
+    rm: bool
+    security_opt: Sequence[str]
+    shm_size: int | None
+    stop_signal: str | None
+    stop_timeout: int | None
+    storage_opt: Sequence[str]
+    sysctl: Sequence[str]
+    tmpfs: Sequence[str]
+    tty: bool
+    ulimit: Sequence[dict[str, str | int]]
+    user: str | None
+    workdir: str | None
+
+    def __init__(self, values: dict[str, object]) -> None:
+        self.__dict__.update(values)
+
+
+def container_flags(command: Command) -> Command:
+    """Decorator: all of `FLAGS`; the command's function takes them as `**values`."""
+    for declare in reversed(FLAGS):
+        command = declare(command)
+    return command
