@@ -465,6 +465,14 @@ async def test_the_disks_are_unmounted_only_if_somebody_will_see_them_again(tmp_
             assert reason in await runtime.vms.machine.guest.connection.wait_closed()
 
 
+async def test_the_end_is_known_to_a_client_when_the_runtime_is_gone(tmp_path: Path) -> None:
+    async with running(tmp_path, *sh("exit 3")) as runtime:
+        await runtime.client.start()
+        await runtime.client.wait_gone()
+        assert (await runtime.client.wait()).code == 3
+        assert (await runtime.client.stop(signal.SIGTERM, 0)).code == 3
+
+
 async def test_a_lost_runtime_is_a_failed_vm_to_its_client(tmp_path: Path) -> None:
     async with running(tmp_path, "sleep", "60") as runtime:
         await runtime.client.start()

@@ -8,7 +8,7 @@ import os
 import signal
 import socket
 import struct
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Literal
@@ -16,8 +16,8 @@ from typing import Literal
 from msgspec import Raw
 from msgspec.structs import replace
 
-from atoll.channel import Connection, StreamsReader, StreamWriter
-from atoll.errors import Unavailable, VmFailed
+from atoll.channel import Connection, StreamsReader, StreamWriter, decode
+from atoll.errors import Conflict, Unavailable, VmFailed
 from atoll.model.agent import Process, ProcessList, Resize, Signal, Started, Statistics, Stdio
 from atoll.model.container import ExitStatus
 from atoll.model.runtime import Attach, ExecExit, ExecStart, ExecWait, RuntimeState, Stop, WaitLog
@@ -60,9 +60,11 @@ class Session:
 class RuntimeClient:
     """A connection to one container's runtime; made by `connect`, ended by `close`."""
 
-    def __init__(self, connection: Connection, pid: int) -> None:
-        self.pid = pid
-        self._connection = connection
+    def __init__(self, sock: socket.socket) -> None:
+        peer = struct.Struct("3i")
+        self.pid, _, _ = peer.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, peer.size))
+        self._connection = Connection(sock, "the container's runtime", self._take_event)
+        self._exit: ExitStatus | None = None
 
     @classmethod
     async def connect(cls, run_dir: Path) -> "RuntimeClient":
@@ -71,19 +73,18 @@ class RuntimeClient:
             sock = connect(run_dir)
         except OSError as error:
             raise Unavailable(f"no runtime listens in {run_dir}: {error.strerror}") from error
-        peer = struct.Struct("3i")
-        pid, _, _ = peer.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, peer.size))
-        connection = Connection(sock, "the container's runtime", _ignore_event)
+        client = cls(sock)
+        connection = client._connection
         connection.open()
         try:
             await connection.hello(_HELLO_S)
         except TimeoutError:
             connection.close("it did not answer")
-            raise VmFailed(f"the runtime in {run_dir} (process {pid}) does not answer: kill it") from None
+            raise VmFailed(f"the runtime in {run_dir} (process {client.pid}) does not answer: kill it") from None
         except BaseException:
             connection.close("the attempt to connect ended")
             raise
-        return cls(connection, pid)
+        return client
 
     async def close(self) -> None:
         """Hang up; the runtime goes on."""
@@ -108,11 +109,26 @@ class RuntimeClient:
 
     async def stop(self, signal: int, timeout_s: float | None) -> ExitStatus:
         """`signal` to the first process, SIGKILL after `timeout_s` seconds (None: never); waits for the end."""
-        return await self._connection.call("stop", Stop(signal=signal, timeout_s=timeout_s), ExitStatus, None)
+        return await self._ending(
+            self._connection.call("stop", Stop(signal=signal, timeout_s=timeout_s), ExitStatus, None)
+        )
 
     async def wait(self) -> ExitStatus:
         """Wait for the end of the container: its last byte of output is logged, its exit is recorded."""
-        return await self._connection.call("wait", None, ExitStatus, None)
+        return await self._ending(self._connection.call("wait", None, ExitStatus, None))
+
+    async def _ending(self, answer: Awaitable[ExitStatus]) -> ExitStatus:
+        """The end that was told: a runtime that has said how its container ended may be gone before it is asked."""
+        try:
+            return await answer
+        except (VmFailed, Conflict):
+            if self._exit is None:
+                raise
+            return self._exit
+
+    def _take_event(self, name: str, parameters: Raw) -> None:
+        if name == "exited":
+            self._exit = decode(parameters, ExitStatus)
 
     async def signal(self, process: str, signal: int) -> None:
         """Send a signal to `init` or an exec; raises `Conflict` when it does not run."""
@@ -185,7 +201,3 @@ class RuntimeClient:
         outputs = [stream for stream in (stdio.stdout, stdio.stderr) if stream is not None]
         reader = self._connection.open_readers(*outputs) if outputs else None
         return Session(writer, reader, stdio), stdio
-
-
-def _ignore_event(_: str, __: Raw) -> None:
-    """`exited` is for clients that do not `wait`."""
