@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from io import FileIO
 from pathlib import Path
 
@@ -93,7 +93,8 @@ class BlobStore:
         with space_errors(self._directory):
             sync_file(path)
             # A link and not a rename: who made the file may still read it under its own name.
-            self.path(digest).hardlink_to(path)
+            with suppress(FileExistsError):  # another one brought the same
+                self.path(digest).hardlink_to(path)
             sync_directory(self._directory)
 
     def read(self, digest: str, *, limit_bytes: int) -> bytes:

@@ -304,8 +304,8 @@ class ContentStore:
         if not garbage:
             return None
         trash = Path(tempfile.mkdtemp(dir=self._ingest, prefix="trash-"))
-        for path in garbage:
-            path.rename(trash / path.name)
+        for number, path in enumerate(garbage):
+            path.rename(trash / str(number))
         return trash
 
 
