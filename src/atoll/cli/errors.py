@@ -47,7 +47,9 @@ def describe(error: AtollError) -> str:
 
 
 def start_exit_code(error: AtollError) -> int:
-    """125, 126 or 127 for a container or an exec that could not be started."""
+    """125, 126 or 127 for a container that could not be started; an error of our own is always 125."""
+    if error.code != "engine":
+        return ENGINE_ERROR
     name = getattr(error, "name", "")
     message = str(error).lower()
     if name == "command-not-found" or (not name and any(words in message for words in _NOT_FOUND_WORDS)):

@@ -44,7 +44,7 @@ class Kind(ParamType):
         try:
             return self._parse(value)
         except ValueError as error:
-            names = ", ".join(param.opts) if param is not None else ""
+            names = shown_names(param) if isinstance(param, click.Option) else ""
             raise FlagError(f'invalid argument "{value}" for "{names}" flag: {error}', ctx) from error
 
 
@@ -156,6 +156,12 @@ def _short(known: dict[str, click.Option], word: str, rest: list[str]) -> list[s
             raise FlagError(f"flag needs an argument: '{letter}' in {word}")
         tokens.append(f"{name}={value}")
     return tokens
+
+
+def shown_names(option: click.Option) -> str:
+    """`-t, --timeout`, or the long name alone; further long names are other ways to write it."""
+    short = [name for name in option.opts if not name.startswith("--")]
+    return ", ".join([*short, long_name(option)])
 
 
 def long_name(option: click.Option) -> str:

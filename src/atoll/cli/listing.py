@@ -40,6 +40,15 @@ def listing(rows: Sequence[Row], headers: Mapping[str, str], columns: Sequence[s
     return "\n".join(lines)
 
 
+def names_field(format: str | None, field: str) -> bool:
+    """Whether a format is a template that names this field, which may be dear to find out."""
+    if format is None or field not in format:
+        return False
+    from atoll.cli.template import Template
+
+    return field in Template(format).fields()
+
+
 def _unescape(template: str) -> str:
     """Docker takes `\\t` and `\\n` as people type them in a shell."""
     return template.replace("\\t", "\t").replace("\\n", "\n")

@@ -4,12 +4,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from atoll.cli.commands.container_flags import DETACH_KEYS
-from atoll.cli.errors import ENGINE_ERROR, REFUSED, Failure, describe, start_exit_code
+from atoll.cli.errors import Failure
 from atoll.cli.flags import LIST, Kind, flag, switch
 from atoll.cli.session import Session
 from atoll.cli.values.environment import parse_variable, variables
 from atoll.cli.verb import verb
-from atoll.errors import AtollError
 
 if TYPE_CHECKING:
     from atoll.client.shapes import Object
@@ -68,15 +67,11 @@ def exec_(
     begin: Object = {"Detach": detach, "Tty": tty}
     if size is not None:
         begin["ConsoleSize"] = [*size]
-    try:
-        execution = containers.create_exec(session.client, container, body)
-        if detach:
-            containers.start_exec(session.client, execution, begin)
-            return 0
-        return _converse(session, execution, begin, tty=tty, stdin=interactive, detach_keys=detach_keys)
-    except AtollError as error:
-        code = start_exit_code(error)
-        raise Failure(describe(error), REFUSED if code == ENGINE_ERROR else code) from error
+    execution = containers.create_exec(session.client, container, body)
+    if detach:
+        containers.start_exec(session.client, execution, begin)
+        return 0
+    return _converse(session, execution, begin, tty=tty, stdin=interactive, detach_keys=detach_keys)
 
 
 def _converse(

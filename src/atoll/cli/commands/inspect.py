@@ -108,7 +108,7 @@ def _shower(format: str | None) -> "Callable[[Sequence[Object]], str]":
     if format is None:
         return lambda found: json.dumps(found, indent=4, ensure_ascii=False)
     if format == "json":
-        return lambda found: "\n".join(json.dumps(value, ensure_ascii=False, separators=(",", ":")) for value in found)
+        return lambda found: json.dumps(found, ensure_ascii=False, separators=(",", ":"))
     from atoll.cli.template import Template
 
     template = Template(format)

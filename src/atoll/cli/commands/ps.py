@@ -4,7 +4,7 @@ import time
 from typing import TYPE_CHECKING
 
 from atoll.cli.flags import INTEGER, Kind, flag, switch
-from atoll.cli.listing import listing
+from atoll.cli.listing import listing, names_field
 from atoll.cli.session import Session
 from atoll.cli.table import ellipsis
 from atoll.cli.values.limits import parse_filter
@@ -81,7 +81,7 @@ def ps(
         session.client,
         everything=everything,
         limit=limit if limit > 0 else None,
-        size=size,
+        size=size or names_field(format, "Size"),
         filters=collect(filters),
     )
     if quiet and not format:

@@ -39,7 +39,7 @@ def start(
     def act(client: "Client", name: str) -> None:
         containers.start(client, name, detach_keys=detach_keys)
 
-    each(session, arguments, act, last_word="failed to start containers: ")
+    each(session, arguments, act, last_word="Error: failed to start containers: ")
     return 0
 
 
