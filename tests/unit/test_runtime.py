@@ -236,6 +236,30 @@ async def test_a_vm_that_was_killed_is_137_with_the_reason(tmp_path: Path) -> No
         assert runtime.logged() == b"before\n"
 
 
+async def test_what_had_arrived_when_the_vm_was_killed_is_logged_and_delivered(tmp_path: Path) -> None:
+    async with (
+        running(tmp_path, *sh("head -c 700000 /dev/zero; sleep 60")) as runtime,
+        runtime.client.attach(stdin=False, stdout=True, stderr=True, close_stdin=False) as session,
+    ):
+        await runtime.client.start()
+        await settled(runtime)  # nobody reads: the rest waits in the agent's window
+        assert len(runtime.logged()) < 700_000
+        runtime.vms.machine.end(-signal.SIGKILL)
+        assert (await runtime.client.wait()).code == 137
+        assert len(runtime.logged()) == 700_000
+        assert len((await collect(session))["stdout"]) == 700_000
+
+
+async def test_execs_that_end_at_once_leave_nothing_behind(tmp_path: Path) -> None:
+    async with running(tmp_path, "sleep", "60") as runtime:
+        await runtime.client.start()
+        for number in range(20):
+            process = Process(arguments=("true",))
+            async with runtime.client.exec(f"e{number}", process, privileged=False, stdin=True, stdout=True) as session:
+                assert await collect(session) == {"stdout": b"", "stderr": b""}
+            assert await runtime.client.exec_wait(f"e{number}") == 0
+
+
 async def test_an_agent_that_breaks_the_protocol_ends_its_vm_with_the_reason(tmp_path: Path) -> None:
     async with running(tmp_path, "sleep", "60") as runtime:
         await runtime.client.start()

@@ -214,7 +214,7 @@ class Container:
     # --- messages: start
 
     def _start(self, reply: "asyncio.Future[RuntimeState]") -> None:
-        if self._life.has_ended:
+        if self._life.has_ended or self._init.exited.done():
             raise self._has_ended()
         if self._life.state is not ContainerState.CREATED:
             raise NotModified(f"container {self.spec.name} is {self._life.state.value} already")
@@ -231,7 +231,7 @@ class Container:
             self.jobs.create_task(self._start_process(vm))
 
     def _process_started(self) -> None:
-        if self._has_process.is_set() or self._life.has_ended:
+        if self._has_process.is_set() or self._init.exited.done():
             return
         self._has_process.set()
         self._started_at = datetime.now(UTC)
@@ -242,10 +242,9 @@ class Container:
             _reply(self._start_reply, self.state)
 
     def _process_refused(self, error: AtollError) -> None:
-        if self._life.has_ended:
-            return
         if isinstance(error, VmFailed):
             self._fail(error)
+        if self._life.has_ended or self._init.exited.done():
             return
         code = _EXIT_CODES.get(type(error), _NOT_STARTED)
         self._init.abandon(Exited(id=INIT, code=code))
@@ -288,7 +287,7 @@ class Container:
     def _stop(self, reply: "asyncio.Future[None]", number: int, timeout_s: float | None) -> None:
         self._stopped_by_user = True
         state = self._life.state
-        if not self._life.has_ended and (state is ContainerState.CREATED or self._vm is None):
+        if state is ContainerState.CREATED or (self._vm is None and not self._life.has_ended):
             self._fail(Conflict(f"container {self.spec.name} was stopped before it had started"), by_user=True)
         elif not self._life.has_ended:
             if state is not ContainerState.STOPPING:
@@ -306,18 +305,15 @@ class Container:
         if exited.id != INIT:
             if on_exited := self._others.pop(exited.id, None):
                 on_exited(exited)
-        elif not self._life.has_ended and not self._init.exited.done():
+        elif not self._init.exited.done():
             self._process_started()  # the answer to `start` may be behind this event
             self._init.finish(exited)
             self.jobs.create_task(self._conclude(exited))
 
     def _output_is_complete(self, exited: Exited) -> None:
-        if not self._life.has_ended:
-            self._end(ContainerState.EXITED, exited.code, out_of_memory=exited.out_of_memory)
+        self._end(ContainerState.EXITED, exited.code, out_of_memory=exited.out_of_memory)
 
     def _vm_failed(self, error: AtollError) -> None:
-        if self._life.has_ended or self._init.exited.done():
-            return  # it was on its way down
         if self._life.state is ContainerState.CREATED:
             self._boot_error = error  # for whoever starts it
         else:
@@ -328,9 +324,16 @@ class Container:
             self._fail(self._boot_error or VmFailed("nobody started the container"))
 
     def _fail(self, error: AtollError, *, by_user: bool = False) -> None:
-        """The end of a container whose process did not say how it ended."""
+        """Begin the end of a container whose process did not say how it ended."""
+        if self._init.exited.done():
+            return
         code = _KILLED if self._started_at is not None or by_user else _HOST_FAILED
         self._init.finish(Exited(id=INIT, code=code))
+        if self._vm is not None:
+            self._vm.agent.connection.close("its container has failed")  # what was received is still to be logged
+        self.jobs.create_task(self._conclude_failure(error, code, by_user))
+
+    def _has_failed(self, error: AtollError, code: int, by_user: bool) -> None:
         self._end(ContainerState.EXITED if by_user else ContainerState.DEAD, code, reason=str(error))
         if self._start_reply is not None:
             _refuse(self._start_reply, error)
@@ -426,6 +429,10 @@ class Container:
     async def _conclude(self, exited: Exited) -> None:
         await self._init.wait_output()
         self._tell(self._output_is_complete, exited)
+
+    async def _conclude_failure(self, error: AtollError, code: int, by_user: bool) -> None:
+        await self._init.wait_output()
+        self._tell(self._has_failed, error, code, by_user)
 
     async def _change_vm(
         self,

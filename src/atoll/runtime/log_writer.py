@@ -48,7 +48,10 @@ class LogWriter:
         self.records = _last_number(directory, existing)
 
     def append(self, stream: int, data: bytes) -> None:
-        """Log `data` of a stream (`STDOUT`, `STDERR`) with the present time."""
+        """Log `data` of a stream (`STDOUT`, `STDERR`) with the present time; once closed, it is lost."""
+        if self._fd == -1:
+            self.lost_bytes += len(data)
+            return
         for start in range(0, len(data), MAX_RECORD_BYTES):
             self._append(stream, data[start : start + MAX_RECORD_BYTES] if len(data) > MAX_RECORD_BYTES else data)
         for waiter in self._waiters:

@@ -30,7 +30,8 @@ class Stdin:
 
     def start(self, process: StreamWriter) -> None:
         """Give the process what comes, until it takes no more or its input has ended."""
-        self._pump = self._tasks.create_task(self._give(process))
+        if not self._is_over:  # a process may have ended before anybody hears that it had started
+            self._pump = self._tasks.create_task(self._give(process))
 
     def finish(self) -> None:
         """The process takes no more: tell those who send."""
