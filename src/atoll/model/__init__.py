@@ -1,0 +1,1 @@
+"""Values that cross process boundaries: what host, guest, engine and runtime say to each other."""

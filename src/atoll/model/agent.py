@@ -214,6 +214,4 @@ class Exited(Struct, frozen=True, kw_only=True):
     out_of_memory: bool = False
 
 
-Method = Literal[
-    "ping", "start", "exec", "signal", "resize", "processes", "statistics", "poweroff", "prepare_template"
-]
+Method = Literal["ping", "start", "exec", "signal", "resize", "processes", "statistics", "poweroff", "prepare_template"]
