@@ -45,6 +45,10 @@ class HostAgent:
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
 
+    def signal(self, name: str, number: int) -> None:
+        """Signal one process."""
+        self._processes[name].send_signal(number)
+
     async def _answer(self, method: str, parameters: Raw) -> Struct | None:
         match method:
             case "start":
@@ -58,7 +62,7 @@ class HostAgent:
                 asked = decode(parameters, Signal)
                 if asked.id not in self._processes:
                     raise NotFound(f"no process {asked.id}")
-                self._processes[asked.id].send_signal(asked.signal)
+                self.signal(asked.id, asked.signal)
             case "processes":
                 return ProcessList(rows=())
             case "poweroff":

@@ -6,6 +6,7 @@
 import asyncio
 import signal
 import socket
+import stat
 import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
@@ -313,6 +314,36 @@ async def test_a_paused_container_is_resumed_to_be_stopped(tmp_path: Path) -> No
         await client.pause()
         assert (await client.stop(signal.SIGTERM, 5)).code == 143
         assert not runtime.vms.machine.is_paused
+
+
+async def test_a_stop_that_meets_a_pause_wins(tmp_path: Path) -> None:
+    async with running(tmp_path, "sleep", "60") as runtime, asyncio.TaskGroup() as tasks:
+        await runtime.client.start()
+        tasks.create_task(expect_conflict(runtime.client))
+        assert (await runtime.client.stop(signal.SIGTERM, 5)).code == 143
+        assert not runtime.vms.machine.is_paused
+
+
+async def expect_conflict(client: RuntimeClient) -> None:
+    with suppress(Conflict):
+        await client.pause()
+
+
+async def test_a_guest_that_does_not_carry_out_sigkill_loses_its_vm(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("atoll.runtime.container._AFTER_SIGKILL_S", 0.05)
+    async with running(tmp_path, "sleep", "60") as runtime:
+        await runtime.client.start()
+        monkeypatch.setattr(runtime.vms.machine.guest, "signal", lambda *_: None)
+        status = await runtime.client.stop(signal.SIGTERM, 0.05)
+        assert (status.code, status.reason) == (137, "the guest did not carry out SIGKILL, so its VM was ended")
+
+
+async def test_the_socket_is_its_owners_alone(tmp_path: Path) -> None:
+    async with running(tmp_path, "true") as runtime:
+        assert stat.S_IMODE((runtime.run_dir / "runtime.sock").stat().st_mode) == 0o600
+        assert stat.S_IMODE(runtime.run_dir.stat().st_mode) == 0o700
 
 
 async def test_a_container_starts_once(tmp_path: Path) -> None:

@@ -1,8 +1,8 @@
 """The actor: one task owns the state of one container, everything else sends it messages.
 
-A message is a method of the actor, put into its inbox by `_tell` (news: the VM is up, the process has ended) or
-`_ask` (requests, which carry a future for the reply). Those methods never wait: what takes time (the VM, the
-agent) runs in jobs, tasks that send their outcome as the next message. So no request waits behind another.
+A message is one of its methods, put into its inbox (`inbox.py`) as news (the VM is up, the process has ended) or as a
+request, with a future for the reply. Those methods never wait: what takes time (the VM, the agent) runs in jobs,
+tasks that send their outcome as the next message. So no request waits behind another.
 
     created --start--> starting --started--> running <--pause, resume--> paused
        any of them --stop--> stopping;    the process's end --> exited;    the VM's or the agent's failure --> dead
@@ -20,22 +20,15 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Concatenate, ParamSpec, TypeVar
 
 from atoll.channel import Connection
-from atoll.errors import (
-    AtollError,
-    CommandNotExecutable,
-    CommandNotFound,
-    Conflict,
-    NotModified,
-    VmFailed,
-)
+from atoll.errors import AtollError, CommandNotExecutable, CommandNotFound, Conflict, NotModified, VmFailed
 from atoll.guest import Agent, start_request
 from atoll.model.agent import Exited, ProcessList, Resize, Signal, Statistics
 from atoll.model.container import BundleSpec, ContainerState, ExitStatus
 from atoll.model.runtime import Attach, RuntimeState
 from atoll.runtime.exit_record import write_exit
+from atoll.runtime.inbox import Inbox, refuse, reply
 from atoll.runtime.lifecycle import Lifecycle
 from atoll.runtime.log_writer import LogWriter
 from atoll.runtime.process import ContainerProcess
@@ -52,9 +45,6 @@ _HOST_FAILED = 125
 _AFTER_SIGKILL_S = 10.0
 _ENTROPY_BYTES = 64
 
-T = TypeVar("T")
-P = ParamSpec("P")
-
 
 class Container:
     """One container, from the boot of its VM to the end of its process; `jobs` owns all of its tasks."""
@@ -64,7 +54,7 @@ class Container:
         self.jobs = jobs
         self._boot_vm = boot_vm
         self._life = Lifecycle()
-        self._inbox: asyncio.Queue[Callable[[], None]] = asyncio.Queue()
+        self._inbox = Inbox()
         self._log = LogWriter(Path(spec.bundle) / "log", spec.log_max_bytes, spec.log_max_files)
         self._init = ContainerProcess(INIT, jobs, self._log)
         self._others: dict[str, Callable[[Exited], None]] = {}
@@ -77,11 +67,10 @@ class Container:
         self._stops: list[asyncio.Task[None]] = []
         self._ended: asyncio.Future[ExitStatus] = asyncio.get_running_loop().create_future()
         self._release_vm = asyncio.Event()
-        self._is_over = False
 
     async def run(self) -> None:
         """Live: boot the VM, carry out what is asked, end, take the VM down."""
-        actor = self.jobs.create_task(self._obey())
+        actor = self.jobs.create_task(self._inbox.obey())
         vm = self.jobs.create_task(self._keep_vm())
         await self.wait()
         if self._vm is None:
@@ -89,9 +78,7 @@ class Container:
         self._release_vm.set()
         await asyncio.wait([vm])
         actor.cancel()
-        self._is_over = True
-        while not self._inbox.empty():  # replies are owed to whoever asked
-            self._inbox.get_nowait()()
+        self._inbox.close(self._has_ended())
 
     # --- what may be asked, by any task
 
@@ -109,20 +96,20 @@ class Container:
 
     async def start(self) -> RuntimeState:
         """Start the first process once the VM is up; raises `StartFailed`, `VmFailed`, `NotModified` or `Conflict`."""
-        return await self._ask(self._start)
+        return await self._inbox.ask(self._start)
 
     async def stop(self, number: int, timeout_s: float | None) -> ExitStatus:
         """Signal the first process, kill it after `timeout_s` seconds (None: never), wait for the end."""
-        await self._ask(self._stop, number, timeout_s)
+        await self._inbox.ask(self._stop, number, timeout_s)
         return await self.wait()
 
     async def pause(self) -> None:
         """Stop the VM's processors; raises `Conflict` unless the container runs."""
-        await self._ask(self._pause)
+        await self._inbox.ask(self._pause)
 
     async def resume(self) -> None:
         """Let them go on; raises `Conflict` unless the container is paused."""
-        await self._ask(self._resume)
+        await self._inbox.ask(self._resume)
 
     async def wait(self) -> ExitStatus:
         """Wait for the end; all output is logged by then."""
@@ -136,11 +123,11 @@ class Container:
         """Signal a process; SIGKILL to the first one is certain to end the container."""
         if asked.id == INIT:
             if asked.signal == signal.SIGKILL:
-                await self._ask(self._stop, asked.signal, None)
+                await self._inbox.ask(self._stop, asked.signal, None)
                 return
             if self._life.state is ContainerState.PAUSED and asked.signal == self._stop_signal:
                 await self.resume()
-            self._tell(self._note_signal, asked.signal)
+            self._inbox.tell(self._note_signal, asked.signal)
         await self.agent().signal(asked)
 
     async def resize(self, asked: Resize) -> None:
@@ -180,46 +167,20 @@ class Container:
 
     def abandon(self) -> None:
         """End, if nobody has asked for a start by now."""
-        self._tell(self._give_up)
-
-    # --- the actor's machinery
-
-    async def _obey(self) -> None:
-        while True:
-            message = await self._inbox.get()
-            message()
-
-    def _tell(self, method: Callable[P, None], *args: P.args, **kwargs: P.kwargs) -> None:
-        self._inbox.put_nowait(partial(method, *args, **kwargs))
-
-    async def _ask(
-        self, method: Callable[Concatenate["asyncio.Future[T]", P], None], *args: P.args, **kwargs: P.kwargs
-    ) -> T:
-        if self._is_over:
-            raise self._has_ended()
-        reply: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-
-        def message() -> None:
-            try:
-                method(reply, *args, **kwargs)
-            except AtollError as error:
-                _refuse(reply, error)
-
-        self._tell(message)
-        return await reply
+        self._inbox.tell(self._give_up)
 
     def _has_ended(self) -> Conflict:
         return Conflict(f"container {self.spec.name} has ended")
 
     # --- messages: start
 
-    def _start(self, reply: "asyncio.Future[RuntimeState]") -> None:
+    def _start(self, asked: "asyncio.Future[RuntimeState]") -> None:
         if self._life.has_ended or self._init.exited.done():
             raise self._has_ended()
         if self._life.state is not ContainerState.CREATED:
             raise NotModified(f"container {self.spec.name} is {self._life.state.value} already")
         self._life.move(ContainerState.STARTING)
-        self._start_reply = reply
+        self._start_reply = asked
         if self._boot_error is not None:
             self._fail(self._boot_error)
         elif self._vm is not None:
@@ -239,7 +200,7 @@ class Container:
         if self._life.state is ContainerState.STARTING:
             self._life.move(ContainerState.RUNNING)
         if self._start_reply is not None:
-            _reply(self._start_reply, self.state)
+            reply(self._start_reply, self.state)
 
     def _process_refused(self, error: AtollError) -> None:
         if isinstance(error, VmFailed):
@@ -250,41 +211,41 @@ class Container:
         self._init.abandon(Exited(id=INIT, code=code))
         self._end(ContainerState.EXITED, code, reason=str(error))
         if self._start_reply is not None:
-            _refuse(self._start_reply, error)
+            refuse(self._start_reply, error)
 
     # --- messages: pause and resume
 
-    def _pause(self, reply: "asyncio.Future[None]") -> None:
+    def _pause(self, asked: "asyncio.Future[None]") -> None:
         vm = self._vm
         if vm is None or self._life.state is not ContainerState.RUNNING:
             raise Conflict(f"container {self.spec.name} is {self._life.state.value}: only a running one can be paused")
-        self.jobs.create_task(self._change_vm(vm.machine.pause(), self._paused, reply))
+        self.jobs.create_task(self._change_vm(vm.machine.pause(), self._paused, asked))
 
-    def _paused(self, reply: "asyncio.Future[None]") -> None:
+    def _paused(self, asked: "asyncio.Future[None]") -> None:
         if self._life.state is ContainerState.RUNNING:
             self._life.move(ContainerState.PAUSED)
-        self._confirm(reply, ContainerState.PAUSED)
+        self._confirm(asked, ContainerState.PAUSED)
 
-    def _resume(self, reply: "asyncio.Future[None]") -> None:
+    def _resume(self, asked: "asyncio.Future[None]") -> None:
         vm = self._vm
         if vm is None or self._life.state is not ContainerState.PAUSED:
             raise Conflict(f"container {self.spec.name} is not paused")
-        self.jobs.create_task(self._change_vm(vm.machine.resume(), self._resumed, reply))
+        self.jobs.create_task(self._change_vm(vm.machine.resume(), self._resumed, asked))
 
-    def _resumed(self, reply: "asyncio.Future[None]") -> None:
+    def _resumed(self, asked: "asyncio.Future[None]") -> None:
         if self._life.state is ContainerState.PAUSED:
             self._life.move(ContainerState.RUNNING)
-        self._confirm(reply, ContainerState.RUNNING)
+        self._confirm(asked, ContainerState.RUNNING)
 
-    def _confirm(self, reply: "asyncio.Future[None]", wanted: ContainerState) -> None:
+    def _confirm(self, asked: "asyncio.Future[None]", wanted: ContainerState) -> None:
         if self._life.state is wanted:
-            _reply(reply, None)
+            reply(asked, None)
         else:
-            _refuse(reply, Conflict(f"container {self.spec.name} is {self._life.state.value} by now"))
+            refuse(asked, Conflict(f"container {self.spec.name} is {self._life.state.value} by now"))
 
     # --- messages: the end
 
-    def _stop(self, reply: "asyncio.Future[None]", number: int, timeout_s: float | None) -> None:
+    def _stop(self, asked: "asyncio.Future[None]", number: int, timeout_s: float | None) -> None:
         self._stopped_by_user = True
         state = self._life.state
         if state is ContainerState.CREATED or (self._vm is None and not self._life.has_ended):
@@ -292,9 +253,8 @@ class Container:
         elif not self._life.has_ended:
             if state is not ContainerState.STOPPING:
                 self._life.move(ContainerState.STOPPING)
-            was_paused = state is ContainerState.PAUSED
-            self._stops.append(self.jobs.create_task(self._stop_process(number, timeout_s, was_paused)))
-        _reply(reply, None)
+            self._stops.append(self.jobs.create_task(self._stop_process(number, timeout_s)))
+        reply(asked, None)
 
     def _note_signal(self, number: int) -> None:
         """The process may end of what a user sent: then no restart policy starts it again."""
@@ -336,7 +296,7 @@ class Container:
     def _has_failed(self, error: AtollError, code: int, by_user: bool) -> None:
         self._end(ContainerState.EXITED if by_user else ContainerState.DEAD, code, reason=str(error))
         if self._start_reply is not None:
-            _refuse(self._start_reply, error)
+            refuse(self._start_reply, error)
 
     def _end(self, state: ContainerState, code: int, *, reason: str = "", out_of_memory: bool = False) -> None:
         self._life.move(state)
@@ -367,8 +327,8 @@ class Container:
     async def _keep_vm(self) -> None:
         """The VM's life: boot it, watch it, take it down when the container has ended."""
         try:
-            async with self._boot_vm(self.spec, lambda exited: self._tell(self._process_exited, exited)) as vm:
-                self._tell(self._vm_is_up, vm)
+            async with self._boot_vm(self.spec, lambda exited: self._inbox.tell(self._process_exited, exited)) as vm:
+                self._inbox.tell(self._vm_is_up, vm)
                 watching = self.jobs.create_task(self._watch_vm(vm))
                 try:
                     await self._release_vm.wait()
@@ -378,13 +338,13 @@ class Container:
                 finally:
                     watching.cancel()
         except AtollError as error:
-            self._tell(self._vm_failed, error)
+            self._inbox.tell(self._vm_failed, error)
         except Exception as error:
             _LOG.exception("the VM of %s failed", self.spec.id)
-            self._tell(self._vm_failed, VmFailed(f"the virtual machine could not be run: {error!r}"))
+            self._inbox.tell(self._vm_failed, VmFailed(f"the virtual machine could not be run: {error!r}"))
 
     async def _watch_vm(self, vm: Vm) -> None:
-        self._tell(self._vm_failed, VmFailed(await vm.lost()))
+        self._inbox.tell(self._vm_failed, VmFailed(await vm.lost()))
 
     async def _start_process(self, vm: Vm) -> None:
         try:
@@ -405,47 +365,45 @@ class Container:
             if vm.agent.connection.is_closed:
                 # Why it is closed, the watcher finds out: a VM that was killed is a better reason than its silence.
                 return
-            self._tell(self._process_refused, error)
+            self._inbox.tell(self._process_refused, error)
         else:
-            self._tell(self._process_started)
+            self._inbox.tell(self._process_started)
 
-    async def _stop_process(self, number: int, timeout_s: float | None, was_paused: bool) -> None:
+    async def _stop_process(self, number: int, timeout_s: float | None) -> None:
         await self._has_process.wait()
         vm = self._vm
         assert vm is not None, "a process runs in a VM"
-        if was_paused:
-            with suppress(AtollError):
-                await vm.machine.resume()
-        for step, wait_s in ((number, timeout_s), (int(signal.SIGKILL), _AFTER_SIGKILL_S)):
-            limit_s = _AFTER_SIGKILL_S if step == signal.SIGKILL else wait_s
+        with suppress(AtollError):
+            await vm.machine.resume()  # it may be paused, or about to be
+        for step, wait_s in ({number: timeout_s} | {int(signal.SIGKILL): _AFTER_SIGKILL_S}).items():
             with suppress(TimeoutError):
-                async with asyncio.timeout(limit_s):
+                async with asyncio.timeout(wait_s):
                     with suppress(AtollError):
                         await vm.agent.signal(Signal(id=INIT, signal=step))
                     await asyncio.shield(self._init.exited)
                     return
-        self._tell(self._vm_failed, VmFailed("the guest did not carry out SIGKILL: its virtual machine was ended"))
+        self._inbox.tell(self._vm_failed, VmFailed("the guest did not carry out SIGKILL, so its VM was ended"))
 
     async def _conclude(self, exited: Exited) -> None:
         await self._init.wait_output()
-        self._tell(self._output_is_complete, exited)
+        self._inbox.tell(self._output_is_complete, exited)
 
     async def _conclude_failure(self, error: AtollError, code: int, by_user: bool) -> None:
         await self._init.wait_output()
-        self._tell(self._has_failed, error, code, by_user)
+        self._inbox.tell(self._has_failed, error, code, by_user)
 
     async def _change_vm(
         self,
         change: Awaitable[None],
         then: "Callable[[asyncio.Future[None]], None]",
-        reply: "asyncio.Future[None]",
+        asked: "asyncio.Future[None]",
     ) -> None:
         try:
             await change
         except AtollError as error:
-            self._inbox.put_nowait(partial(_refuse, reply, error))
+            self._inbox.tell(partial(refuse, asked, error))
         else:
-            self._tell(then, reply)
+            self._inbox.tell(then, asked)
 
     @property
     def _stop_signal(self) -> int:
@@ -453,13 +411,3 @@ class Container:
         if name.isdecimal():
             return int(name)
         return int(signal.Signals.__members__.get(f"SIG{name.upper().removeprefix('SIG')}", signal.SIGTERM))
-
-
-def _reply(future: "asyncio.Future[T]", value: T) -> None:
-    if not future.done():
-        future.set_result(value)
-
-
-def _refuse(future: "asyncio.Future[T]", error: AtollError) -> None:
-    if not future.done():
-        future.set_exception(error)
