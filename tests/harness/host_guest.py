@@ -27,6 +27,8 @@ class HostAgent:
     def __init__(self, sock: socket.socket) -> None:
         self.connection = Connection(sock, "the host")
         self.started: list[Start] = []
+        self._sent_bytes = 0
+        self._has_sent = asyncio.Event()
         self._processes: dict[str, asyncio.subprocess.Process] = {}
         self._tasks: asyncio.TaskGroup | None = None
 
@@ -38,6 +40,13 @@ class HostAgent:
                 self.kill_all()
         finally:
             self.kill_all()
+
+    async def sent(self, output_bytes: int) -> None:
+        """Wait until so much output of processes has left, and send nothing after it."""
+        while self._sent_bytes < output_bytes:
+            self._has_sent.clear()
+            await self._has_sent.wait()
+        await self.connection.finish(5)
 
     def kill_all(self) -> None:
         """SIGKILL every process."""
@@ -92,7 +101,7 @@ class HostAgent:
         if stdio.stdin is not None and child.stdin is not None:
             self._tasks.create_task(_feed(self.connection.open_reader(stdio.stdin), child.stdin))
         outputs = [
-            self._tasks.create_task(_drain(pipe, self.connection.open_writer(number)))
+            self._tasks.create_task(self._drain(pipe, self.connection.open_writer(number)))
             for pipe, number in ((child.stdout, stdio.stdout), (child.stderr, stdio.stderr))
             if pipe is not None and number is not None
         ]
@@ -105,6 +114,14 @@ class HostAgent:
             await asyncio.wait(outputs)
         self.connection.send_event("exited", Exited(id=name, code=code if code >= 0 else 128 - code))
 
+    async def _drain(self, pipe: asyncio.StreamReader, stream: StreamWriter) -> None:
+        with suppress(AtollError, StreamStopped):
+            while data := await pipe.read(65_536):
+                await stream.write(data)
+                self._sent_bytes += len(data)
+                self._has_sent.set()
+            stream.end()
+
 
 async def _feed(source: StreamReader, pipe: asyncio.StreamWriter) -> None:
     with suppress(OSError, AtollError):
@@ -112,13 +129,6 @@ async def _feed(source: StreamReader, pipe: asyncio.StreamWriter) -> None:
             pipe.write(data)
             await pipe.drain()
     pipe.close()
-
-
-async def _drain(pipe: asyncio.StreamReader, stream: StreamWriter) -> None:
-    with suppress(AtollError, StreamStopped):
-        while data := await pipe.read(65_536):
-            await stream.write(data)
-        stream.end()
 
 
 class HostMachine:
