@@ -45,8 +45,7 @@ def _outcomes(
     if len(names) == 1:
         return [_attempt(act, client, names[0])]
     # An engine that does not run is started once, before several clients ask for it.
-    if not client.is_served():
-        session.launch()
+    client.reach()
     outcomes: list[str | AtollError | None] = [None] * len(names)
     places = iter(range(len(names)))
     lock = threading.Lock()

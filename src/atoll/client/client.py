@@ -106,6 +106,10 @@ class Client:
         stream, head = response.hijack()
         return Hijacked(stream, head)
 
+    def reach(self) -> None:
+        """See that the engine can be reached, starting it where that is wanted; raises `Unavailable`."""
+        self._connect().close()
+
     def is_served(self) -> bool:
         """Whether an engine listens on the socket now."""
         stream = _dial(self.address)

@@ -68,10 +68,11 @@ class Connection:
                 if event is not h11.NEED_DATA:
                     return event
                 self._protocol.receive_data(self.socket.recv(RECEIVE_BYTES))
-            except h11.RemoteProtocolError as error:
-                raise Unavailable(f"the engine closed the connection before it had answered: {error}") from error
-            except OSError as error:
-                raise Unavailable(f"the connection to the engine broke: {error.strerror}") from error
+            except (h11.RemoteProtocolError, OSError) as error:
+                raise Unavailable(
+                    "the engine closed the connection before it had answered: has it ended? "
+                    f"see 'atoll system logs' ({error})"
+                ) from error
 
     def trailing_bytes(self) -> bytes:
         """What was received beyond the head of a hijacked response."""
