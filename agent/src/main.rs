@@ -9,6 +9,7 @@ mod channel;
 mod container;
 mod device;
 mod entropy;
+mod events;
 mod failure;
 mod init;
 mod message;

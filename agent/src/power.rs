@@ -3,10 +3,11 @@
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::event::{PollFd, PollFlags};
 use rustix::system::RebootCommand;
 
 use crate::device;
+use crate::events::timespec;
 use crate::failure::{Code, Failure, Result};
 
 /// How long killed processes are waited for before the power goes.
@@ -26,8 +27,7 @@ pub fn prepare_template(has_container: bool) -> Result<()> {
 pub fn wait_for<'a>(processes: impl Iterator<Item = &'a OwnedFd>) {
     let deadline = Instant::now() + PATIENCE;
     for pidfd in processes {
-        let left = deadline.saturating_duration_since(Instant::now());
-        let timeout = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: i64::from(left.subsec_nanos()) };
+        let timeout = timespec(deadline.saturating_duration_since(Instant::now()));
         let _ = rustix::event::poll(&mut [PollFd::new(pidfd, PollFlags::IN)], Some(&timeout)); // the power goes anyway
     }
 }

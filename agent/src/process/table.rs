@@ -11,6 +11,9 @@ use crate::container::cgroup;
 use crate::failure::{Code, Failure, Result, reason};
 use crate::message::Stdio;
 
+/// The container's first process in requests and events.
+pub const FIRST: &str = "init";
+
 /// A process on its way to execve(2).
 pub struct Starting {
     /// The request that waits for it.
@@ -50,13 +53,17 @@ impl Process {
         }
     }
 
+    pub fn is_running(&self) -> bool {
+        self.starting.is_none() && self.exit_code.is_none() && !self.has_failed
+    }
+
     /// The streams of its output.
     pub fn outputs(&self) -> impl Iterator<Item = u32> {
         [self.stdio.stdout, self.stdio.stderr].into_iter().flatten()
     }
 
     /// Sends `number`: to this process, to its session's process group, or (the first process) to the whole container.
-    pub fn signal(&self, number: i32, everyone: bool, is_first: bool) -> Result<()> {
+    pub fn signal(&self, number: i32, everyone: bool) -> Result<()> {
         if !(0..=64).contains(&number) {
             return Err(Failure::new(Code::InvalidRequest, format!("there is no signal {number}")));
         }
@@ -64,7 +71,7 @@ impl Process {
             return Err(Failure::new(Code::NotFound, format!("process {} has ended", self.id)));
         }
         let pid = self.pid.as_raw_nonzero().get();
-        match (everyone, is_first) {
+        match (everyone, self.id == FIRST) {
             (false, _) => kill(pid, number),
             (true, false) => kill(-pid, number),
             (true, true) => {

@@ -1,0 +1,125 @@
+//! What the host asks, and who answers it.
+
+use std::os::fd::AsFd;
+
+use super::Agent;
+use crate::channel::frame::Broken;
+use crate::container::Container;
+use crate::failure::{Code, During, Failure, Result};
+use crate::message::{self, Request};
+use crate::process::table::{FIRST, Process};
+use crate::process::terminal;
+use crate::{power, processes, statistics};
+
+impl Agent {
+    /// Serves one request. `start` and `exec` are answered when the process has got as far as
+    /// execve(2), everything else at once.
+    pub(super) fn request(&mut self, id: u32, payload: &[u8]) -> std::result::Result<(), Broken> {
+        let request = rmp_serde::from_slice(payload).map_err(|_| Broken("a request that does not decode"))?;
+        match request {
+            Request::Ping => self.answer(id, Ok(())),
+            Request::Start(start) => {
+                if let Err(failure) = self.start(id, &start) {
+                    self.answer::<()>(id, Err(failure));
+                }
+            }
+            Request::Exec(exec) => {
+                if let Err(failure) = self.exec(id, &exec) {
+                    self.answer::<()>(id, Err(failure));
+                }
+            }
+            Request::Signal(signal) => {
+                let result = self.find(&signal.id).and_then(|process| process.signal(signal.signal, signal.everyone));
+                self.answer(id, result);
+            }
+            Request::Resize(resize) => {
+                let result = self.resize(&resize);
+                self.answer(id, result);
+            }
+            Request::Processes => {
+                let result = self.running().map(|_| processes::list());
+                self.answer(id, result);
+            }
+            Request::Statistics => {
+                let result = self.running().map(|_| statistics::read());
+                self.answer(id, result);
+            }
+            Request::PowerOff => {
+                self.answer(id, Ok(()));
+                self.port.flush();
+                self.power_off();
+            }
+            Request::PrepareTemplate => {
+                let result = power::prepare_template(self.container.is_some());
+                self.answer(id, result);
+            }
+            Request::Unknown(method) => {
+                let failure = Failure::new(Code::InvalidRequest, format!("the agent knows no request {method}"));
+                self.answer::<()>(id, Err(failure));
+            }
+        }
+        Ok(())
+    }
+
+    fn start(&mut self, request: u32, start: &message::Start) -> Result<()> {
+        if self.container.is_some() {
+            return Err(Failure::new(Code::Conflict, "this guest has started its container already"));
+        }
+        let plan = self.plan(FIRST, &start.process)?;
+        let container = self.container.insert(Container::default());
+        match container.start(start, plan.theirs, plan.reporter) {
+            Ok(child) => self.enrol(request, FIRST, &start.process, plan.ours, plan.listener, child),
+            Err(failure) => {
+                self.take_container_apart();
+                Err(failure)
+            }
+        }
+    }
+
+    fn exec(&mut self, request: u32, exec: &message::Exec) -> Result<()> {
+        if self.find(&exec.id).is_ok() {
+            return Err(Failure::new(Code::Conflict, format!("there is a process {} already", exec.id)));
+        }
+        let plan = self.plan(&exec.id, &exec.process)?;
+        let (container, first) = self.running()?;
+        let child = container.exec(exec, &first.pidfd, plan.theirs, plan.reporter)?;
+        self.enrol(request, &exec.id, &exec.process, plan.ours, plan.listener, child)
+    }
+
+    /// The container and its first process, if that runs.
+    fn running(&self) -> Result<(&Container, &Process)> {
+        let first = self.find(FIRST).ok().filter(|first| first.is_running());
+        match (&self.container, first) {
+            (Some(container), Some(first)) => Ok((container, first)),
+            _ => Err(Failure::new(Code::Conflict, "the container is not running")),
+        }
+    }
+
+    fn find(&self, id: &str) -> Result<&Process> {
+        let found = self.processes.values().find(|process| process.id == id);
+        found.ok_or_else(|| Failure::new(Code::NotFound, format!("there is no process {id}")))
+    }
+
+    fn resize(&self, resize: &message::Resize) -> Result<()> {
+        match &self.find(&resize.id)?.terminal {
+            Some(master) => terminal::resize(master.as_fd(), resize.rows, resize.columns).during("resize the terminal"),
+            None => Err(Failure::new(Code::Conflict, format!("process {} has no terminal", resize.id))),
+        }
+    }
+
+    pub(super) fn take_container_apart(&mut self) {
+        if let Some(container) = &mut self.container {
+            container.kill();
+            container.unmount();
+        }
+    }
+
+    fn power_off(&mut self) {
+        if let Some(container) = &self.container {
+            container.kill();
+        }
+        power::wait_for(self.processes.values().filter(|process| process.exit_code.is_none()).map(|process| &process.pidfd));
+        self.take_container_apart();
+        power::off();
+    }
+}
