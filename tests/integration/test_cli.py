@@ -120,7 +120,7 @@ def test_a_reader_that_goes_away_ends_us_quietly(atoll: Command) -> None:
 
 
 def test_logs_are_apart_with_times_from_the_end(atoll: Command) -> None:
-    container = atoll.ok("run", "-d", "busybox", "sh", "-c", "echo one; echo two >&2; echo three")
+    container = atoll.ok("run", "-d", "busybox", "sh", "-c", "echo one; echo two >&2; sleep 0.5; echo three")
     assert atoll.ok("wait", container) == "0"
     done = atoll("logs", container)
     assert (done.stdout, done.stderr) == ("one\nthree\n", "two\n")
@@ -132,12 +132,12 @@ def test_logs_are_apart_with_times_from_the_end(atoll: Command) -> None:
 
 
 def test_several_containers_are_handled_at_once_and_the_missing_one_is_named(atoll: Command) -> None:
-    for name in ("a", "b"):
+    for name in ("reef", "lagoon"):
         atoll.ok("run", "-d", "--name", name, "busybox", "sleep", "1000")
-    done = atoll("stop", "-t", "0", "a", "nosuch", "b")
-    assert (done.code, done.stdout) == (1, "a\nb\n")
+    done = atoll("stop", "-t", "0", "reef", "nosuch", "lagoon")
+    assert (done.code, done.stdout) == (1, "reef\nlagoon\n")
     assert done.stderr == "Error response from engine: No such container: nosuch\n"
-    assert atoll.ok("rm", "a", "b") == "a\nb"
+    assert atoll.ok("rm", "reef", "lagoon") == "reef\nlagoon"
 
 
 def test_ps_shows_what_docker_shows(atoll: Command, docker: Command, container: Container) -> None:
