@@ -4,8 +4,8 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 use rustix::event::Timespec;
+use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 use rustix::io::Errno;
 
 /// What an event is about; the number is a stream's, or a process's in our own count.
@@ -21,6 +21,8 @@ pub enum Source {
     Child,
     /// A process on its way to execve(2) has something to say.
     Report(u32),
+    /// A process has asked to be killed.
+    SelfKill(u32),
 }
 
 impl Source {
@@ -32,6 +34,7 @@ impl Source {
             Source::Incoming(id) => (2, id),
             Source::Child => (3, 0),
             Source::Report(serial) => (4, serial),
+            Source::SelfKill(serial) => (5, serial),
         };
         EventData::new_u64(kind << 32 | u64::from(number))
     }
@@ -43,7 +46,8 @@ impl Source {
             1 => Source::Outgoing(number),
             2 => Source::Incoming(number),
             3 => Source::Child,
-            _ => Source::Report(number),
+            4 => Source::Report(number),
+            _ => Source::SelfKill(number),
         }
     }
 
@@ -53,7 +57,7 @@ impl Source {
             Source::Port => EventFlags::IN | EventFlags::OUT | EventFlags::ET,
             Source::Outgoing(_) => EventFlags::IN | EventFlags::ONESHOT,
             Source::Incoming(_) => EventFlags::OUT | EventFlags::ET,
-            Source::Child | Source::Report(_) => EventFlags::IN | EventFlags::ET,
+            Source::Child | Source::Report(_) | Source::SelfKill(_) => EventFlags::IN | EventFlags::ET,
         }
     }
 }
@@ -99,7 +103,8 @@ mod tests {
 
     #[test]
     fn a_source_survives_its_way_through_epoll() {
-        for source in [Source::Port, Source::Outgoing(7), Source::Incoming(u32::MAX), Source::Child, Source::Report(0)] {
+        let numbered = [Source::Outgoing(7), Source::Incoming(u32::MAX), Source::Report(0), Source::SelfKill(1)];
+        for source in [Source::Port, Source::Child].into_iter().chain(numbered) {
             assert_eq!(Source::from_data(source.data()), source);
         }
     }

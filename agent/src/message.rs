@@ -167,8 +167,6 @@ pub struct Started {
 #[derive(Debug, Deserialize)]
 pub struct Exec {
     pub id: String,
-    #[serde(default)]
-    pub privileged: bool,
     pub process: Process,
 }
 
@@ -323,7 +321,7 @@ mod tests {
         let Request::Exec(exec) = rmp_serde::from_slice(&bytes).unwrap() else { panic!("not an exec") };
         assert_eq!(exec.process.arguments, ["true"]);
         assert_eq!(exec.process.working_dir, "/");
-        assert!(exec.process.terminal.is_none() && exec.process.stdio.stdin.is_none() && !exec.privileged);
+        assert!(exec.process.terminal.is_none() && exec.process.stdio.stdin.is_none());
     }
 
     #[test]

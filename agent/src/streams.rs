@@ -74,7 +74,13 @@ pub struct Streams {
 
 impl Streams {
     /// Takes a process's output, its descriptor not blocking.
-    pub fn add_outgoing(&mut self, id: u32, source: OwnedFd, is_terminal: bool, events: &Events) -> rustix::io::Result<()> {
+    pub fn add_outgoing(
+        &mut self,
+        id: u32,
+        source: OwnedFd,
+        is_terminal: bool,
+        events: &Events,
+    ) -> rustix::io::Result<()> {
         events.watch(&source, Source::Outgoing(id))?;
         let stream = Outgoing {
             source,

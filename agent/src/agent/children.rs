@@ -118,6 +118,12 @@ impl Agent {
                         process.terminal = Some(master);
                     }
                 }
+                Report::SelfKills(listener) => {
+                    if let Err(errno) = self.events.watch(&listener, Source::SelfKill(serial)) {
+                        eprintln!("atoll-agent: cannot watch a seccomp listener: {errno}");
+                    }
+                    process.self_kills = Some(listener);
+                }
                 Report::Executed => {
                     process.starting = None;
                     let (pid, is_first) = (process.pid.as_raw_nonzero().get(), process.id == FIRST);
@@ -132,6 +138,15 @@ impl Agent {
                     self.answer::<()>(request, Err(failure));
                 }
             }
+        }
+    }
+
+    pub(super) fn grant_self_kill(&mut self, serial: u32) {
+        let Some(process) = self.processes.get(&serial) else { return };
+        let Some(self_kills) = &process.self_kills else { return };
+        if self_kills.asked_by(process.pid.as_raw_nonzero().get()) {
+            // Cannot fail: the process waits for us in its own call.
+            let _ = process.signal(libc::SIGKILL, false);
         }
     }
 

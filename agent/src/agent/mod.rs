@@ -95,6 +95,7 @@ impl Agent {
             Source::Incoming(id) => self.streams.incoming_ready(id, &mut self.port),
             Source::Child => self.reap(),
             Source::Report(serial) => self.hear_report(serial),
+            Source::SelfKill(serial) => self.grant_self_kill(serial),
         }
     }
 

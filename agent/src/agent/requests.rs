@@ -37,11 +37,11 @@ impl Agent {
                 self.answer(id, result);
             }
             Request::Processes => {
-                let result = self.running().map(|_| processes::list());
+                let result = self.running().map(|(_, first)| processes::list(first.pid.as_raw_nonzero().get()));
                 self.answer(id, result);
             }
             Request::Statistics => {
-                let result = self.running().map(|_| statistics::read());
+                let result = self.running().map(|_| statistics::read_all());
                 self.answer(id, result);
             }
             Request::PowerOff => {
@@ -118,7 +118,9 @@ impl Agent {
         if let Some(container) = &self.container {
             container.kill();
         }
-        power::wait_for(self.processes.values().filter(|process| process.exit_code.is_none()).map(|process| &process.pidfd));
+        power::wait_for(
+            self.processes.values().filter(|process| process.exit_code.is_none()).map(|process| &process.pidfd),
+        );
         self.take_container_apart();
         power::off();
     }

@@ -36,8 +36,7 @@ impl Container {
         let cgroup = self.cgroup.insert(Cgroup::create(&start.limits)?);
         let namespaces = libc::CLONE_NEWPID | libc::CLONE_NEWNS | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS;
         let body = || {
-            let launch =
-                Launch { process: &start.process, privileged: start.privileged, init: start.init, first: true };
+            let launch = Launch { process: &start.process, init: start.init, first: true };
             become_process(ends, &reporter, &launch, || rootfs::enter(start))
         };
         spawn::spawn(namespaces, Some(cgroup.directory()), body).during("start the container's first process")
@@ -51,7 +50,7 @@ impl Container {
         // A process never changes its pid namespace, only that of its children: there and back again.
         rustix::thread::move_into_thread_name_spaces(first.as_fd(), ThreadNameSpaceType::PROCESS_ID).during(what)?;
         let body = || {
-            let launch = Launch { process: &exec.process, privileged: exec.privileged, init: false, first: false };
+            let launch = Launch { process: &exec.process, init: false, first: false };
             let namespaces = ThreadNameSpaceType::MOUNT
                 | ThreadNameSpaceType::INTER_PROCESS_COMMUNICATION
                 | ThreadNameSpaceType::HOST_NAME_AND_NIS_DOMAIN_NAME

@@ -62,10 +62,6 @@ impl Capabilities {
         })
     }
 
-    pub fn has(self, name: &str) -> bool {
-        NAMES.iter().position(|known| *known == name).is_some_and(|number| self.0 & 1 << number != 0)
-    }
-
     /// Takes everything else out of the bounding set; needs SETPCAP.
     pub fn bound(self) -> Result<()> {
         // The kernel may know fewer capabilities than we (EINVAL tells), or more: those go as well.

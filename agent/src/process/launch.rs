@@ -15,7 +15,8 @@ use rustix::process::{Gid, Uid};
 
 use super::capability::Capabilities;
 use super::report::Reporter;
-use super::{command, rlimit, seccomp, terminal, user};
+use super::self_kill::SelfKills;
+use super::{command, rlimit, terminal, user};
 use crate::device::write_attribute;
 use crate::failure::{During, Failure, Result, reason};
 use crate::message;
@@ -30,8 +31,6 @@ pub struct Ends(pub [Option<OwnedFd>; 3]);
 
 pub struct Launch<'a> {
     pub process: &'a message::Process,
-    /// No seccomp filter.
-    pub privileged: bool,
     /// Run under the init of `--init`.
     pub init: bool,
     /// The container's first process: its terminal is /dev/console, too.
@@ -83,18 +82,14 @@ pub fn launch(launch: &Launch<'_>, reporter: &Reporter) -> Result<Infallible> {
     rustix::process::chdir(&process.working_dir).map_err(|errno| {
         Failure::start(format!("chdir to cwd ({:?}) failed: {}", process.working_dir, reason(errno)))
     })?;
-    let filter = (!launch.privileged).then(|| seccomp::filter(capabilities));
-    capabilities.bound()?;
-    // Without no_new_privs a filter needs SYS_ADMIN, which goes with the next steps.
-    if let (Some(filter), false) = (&filter, process.no_new_privileges) {
-        filter.install().during("install the seccomp filter")?;
+    if launch.first && !launch.init {
+        let listener = SelfKills::listen().map_err(|error| Failure::start(format!("seccomp: {error}")))?;
+        reporter.self_kills(listener.as_fd()).during("hand over the seccomp listener")?;
     }
+    capabilities.bound()?;
     switch_user(&user, capabilities)?;
     if process.no_new_privileges {
         rustix::thread::set_no_new_privs(true).during("set no_new_privs")?;
-        if let Some(filter) = &filter {
-            filter.install().during("install the seccomp filter")?;
-        }
     }
     let mut environment = process.environment.clone();
     if !environment.iter().any(|variable| variable.starts_with("HOME=")) {

@@ -5,7 +5,7 @@ pub mod command;
 pub mod launch;
 pub mod report;
 pub mod rlimit;
-pub mod seccomp;
+pub mod self_kill;
 pub mod spawn;
 pub mod table;
 pub mod terminal;

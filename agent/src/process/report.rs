@@ -1,4 +1,4 @@
-//! What a process being started tells the agent: its terminal, or why it cannot be started.
+//! What a process being started tells the agent: its terminal, the listener for its calls, or why it cannot start.
 //!
 //! End-of-file without a failure is success: execve(2) has closed the socket.
 
@@ -12,9 +12,11 @@ use rustix::net::{
     SendFlags, SocketFlags, SocketType,
 };
 
+use super::self_kill::SelfKills;
 use crate::failure::{Code, Failure};
 
 const TERMINAL: u8 = b'T';
+const SELF_KILLS: u8 = b'K';
 const FAILURE: u8 = b'F';
 const MESSAGE_MAX: usize = 4096;
 
@@ -27,6 +29,7 @@ pub struct Reporter(OwnedFd);
 #[derive(Debug)]
 pub enum Report {
     Terminal(OwnedFd),
+    SelfKills(SelfKills),
     Failure(Failure),
     Executed,
     NothingYet,
@@ -52,12 +55,13 @@ impl Listener {
                 Err(_) => return Report::Executed,
             }
         };
-        let terminal = control.drain().find_map(|message| match message {
+        let descriptor = control.drain().find_map(|message| match message {
             RecvAncillaryMessage::ScmRights(mut descriptors) => descriptors.next(),
             _ => None,
         });
-        match (bytes.get(..received), terminal) {
+        match (bytes.get(..received), descriptor) {
             (Some([TERMINAL]), Some(terminal)) => Report::Terminal(terminal),
+            (Some([SELF_KILLS]), Some(listener)) => Report::SelfKills(SelfKills::from_descriptor(listener)),
             (Some([FAILURE, text @ ..]), _) => Report::Failure(parse(text)),
             _ => Report::Executed,
         }
@@ -76,11 +80,19 @@ impl Reporter {
     }
 
     pub fn terminal(&self, master: BorrowedFd<'_>) -> rustix::io::Result<()> {
+        self.hand_over(TERMINAL, master)
+    }
+
+    pub fn self_kills(&self, listener: BorrowedFd<'_>) -> rustix::io::Result<()> {
+        self.hand_over(SELF_KILLS, listener)
+    }
+
+    fn hand_over(&self, what: u8, descriptor: BorrowedFd<'_>) -> rustix::io::Result<()> {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut control = SendAncillaryBuffer::new(&mut space);
-        let descriptors = [master];
+        let descriptors = [descriptor];
         control.push(SendAncillaryMessage::ScmRights(&descriptors));
-        rustix::net::sendmsg(&self.0, &[IoSlice::new(&[TERMINAL])], &mut control, SendFlags::NOSIGNAL).map(drop)
+        rustix::net::sendmsg(&self.0, &[IoSlice::new(&[what])], &mut control, SendFlags::NOSIGNAL).map(drop)
     }
 
     pub fn failure(&self, failure: &Failure) {

@@ -6,6 +6,7 @@ use std::time::Instant;
 use rustix::process::Pid;
 
 use super::report::Listener;
+use super::self_kill::SelfKills;
 use super::spawn::Child;
 use crate::container::cgroup;
 use crate::failure::{Code, Failure, Result, reason};
@@ -30,6 +31,8 @@ pub struct Process {
     pub stdio: Stdio,
     /// The master of its terminal.
     pub terminal: Option<OwnedFd>,
+    /// Where its wish to be killed is heard.
+    pub self_kills: Option<SelfKills>,
     pub exit_code: Option<i32>,
     /// Until when output that others hold open is waited for.
     pub lingers_until: Option<Instant>,
@@ -47,6 +50,7 @@ impl Process {
             has_failed: false,
             stdio,
             terminal: None,
+            self_kills: None,
             exit_code: None,
             lingers_until: None,
             kills_before,

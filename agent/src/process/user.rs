@@ -4,11 +4,16 @@
 
 use std::fs::File;
 use std::io::Read;
+use std::os::fd::BorrowedFd;
+
+use rustix::fs::{Mode, OFlags, ResolveFlags};
 
 use crate::failure::{Failure, Result};
 
 /// No sane image comes near it; a hostile one must not fill the guest's memory.
 const FILE_MAX: u64 = 8 << 20;
+/// Non-blocking: the image may have a FIFO there, whose other end nobody opens.
+const FLAGS: OFlags = OFlags::RDONLY.union(OFlags::CLOEXEC).union(OFlags::NONBLOCK);
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct User {
@@ -36,10 +41,20 @@ pub fn look_up(specification: &str, additional: &[String]) -> Result<User> {
     find(specification, additional, &read("/etc/passwd"), &read("/etc/group"))
 }
 
-/// A file that is missing, or is no plain file, has no entries.
+/// The accounts of the root that `root` is, whoever asks: links are followed inside it only.
+pub fn accounts_of(root: BorrowedFd<'_>) -> String {
+    let resolved = rustix::fs::openat2(root, "etc/passwd", FLAGS, Mode::empty(), ResolveFlags::IN_ROOT);
+    contents(resolved.ok().map(File::from))
+}
+
 fn read(path: &str) -> String {
+    contents(rustix::fs::open(path, FLAGS, Mode::empty()).ok().map(File::from))
+}
+
+/// A file that is missing, or is no plain file, has no entries.
+fn contents(file: Option<File>) -> String {
     let mut bytes = Vec::new();
-    let file = File::open(path).ok().filter(|file| file.metadata().is_ok_and(|metadata| metadata.is_file()));
+    let file = file.filter(|file| file.metadata().is_ok_and(|metadata| metadata.is_file()));
     if let Some(file) = file {
         let _ = file.take(FILE_MAX).read_to_end(&mut bytes); // what was read counts
     }
