@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from atoll.cli.flags import INTEGER, STRING, TRUTH, FlagError, HelpWanted, Switch, canonical
-from atoll.cli.main import run
+from atoll.cli.program import run
 
 OPTIONS = [
     Switch(["-d", "--detach"], type=TRUTH),

@@ -14,7 +14,7 @@ HEAVY = {
 def imported(*line: str) -> set[str]:
     """The modules that a command line has imported when it ends."""
     script = (
-        "import sys; from atoll.cli.main import run; code = run(sys.argv[1:]);"
+        "import sys; from atoll.cli.program import run; code = run(sys.argv[1:]);"
         "print(*sorted(sys.modules), file=sys.stderr)"
     )
     done = subprocess.run([sys.executable, "-c", script, *line], capture_output=True, text=True, check=True)
@@ -36,7 +36,7 @@ def imported(*line: str) -> set[str]:
 )
 def test_a_simple_command_imports_nothing_heavy(line: tuple[str, ...]) -> None:
     modules = imported("-H", "unix:///nonexistent/socket", *line)
-    assert "atoll.cli.main" in modules
+    assert "atoll.cli.program" in modules
     assert not {module for module in modules if module.partition(".")[0] in HEAVY}
 
 

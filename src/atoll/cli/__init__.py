@@ -1,1 +1,1 @@
-"""The `atoll` command; `main.py` is where it begins."""
+"""The `atoll` command; `program.py` is where it begins."""

@@ -1,7 +1,6 @@
 """Tables as Docker prints them: columns at least 10 wide, 3 spaces apart, the last one not padded."""
 
 from collections.abc import Iterable, Sequence
-from unicodedata import combining, east_asian_width
 
 PADDING = 3
 MINIMUM_WIDTH = 10
@@ -30,4 +29,7 @@ def ellipsis(text: str, length: int) -> str:
 def _width(text: str) -> int:
     if text.isascii():
         return len(text)
+    # Only here: names and commands hardly ever need it.
+    from unicodedata import combining, east_asian_width
+
     return sum(0 if combining(letter) else 2 if east_asian_width(letter) in "WF" else 1 for letter in text)

@@ -14,8 +14,9 @@ _UNITS_NS = {
     "m": 60 * 10**9,
     "h": 3600 * 10**9,
 }
-_PART = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|μs|ms|s|m|h)")
-_FRACTION = re.compile(r"\.(\d+)")
+# Not compiled here: `atoll ps` only shows durations.
+_PART = r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|μs|ms|s|m|h)"
+_FRACTION = r"\.(\d+)"
 
 
 def parse_duration(text: str) -> int:
@@ -23,7 +24,7 @@ def parse_duration(text: str) -> int:
     unsigned = text[1:] if text[:1] in ("-", "+") else text
     if unsigned == "0":
         return 0
-    parts = _PART.findall(unsigned)
+    parts = re.findall(_PART, unsigned)
     if not parts or "".join(number + unit for number, unit in parts) != unsigned:
         raise ValueError(f'time: invalid duration "{text}"')
     total = sum(_scaled(number, _UNITS_NS[unit]) for number, unit in parts)
@@ -43,9 +44,9 @@ def parse_moment(text: str, now_ns: int | None = None) -> str:
             pass
     if re.fullmatch(r"\d+(\.\d{1,9})?", text):
         return text
-    fraction = _FRACTION.search(text)
+    fraction = re.search(_FRACTION, text)
     nanoseconds = int(fraction[1][:9].ljust(9, "0")) if fraction else 0
-    whole = _FRACTION.sub("", text, count=1)
+    whole = re.sub(_FRACTION, "", text, count=1)
     if re.fullmatch(r"\d{4}-\d\d-\d\d(Z|[+-]\d\d:\d\d)", whole):
         whole = f"{whole[:10]}T00{whole[10:]}"
     try:
@@ -57,7 +58,7 @@ def parse_moment(text: str, now_ns: int | None = None) -> str:
 
 def seconds_of(timestamp: str) -> float:
     """Seconds since the epoch of a time as the API writes it (RFC 3339 with nanoseconds)."""
-    return datetime.fromisoformat(_FRACTION.sub(lambda digits: digits[0][:7], timestamp, count=1)).timestamp()
+    return datetime.fromisoformat(re.sub(_FRACTION, lambda digits: digits[0][:7], timestamp, count=1)).timestamp()
 
 
 def human_duration(seconds: float) -> str:

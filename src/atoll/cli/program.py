@@ -1,0 +1,97 @@
+"""`atoll`: the tree of commands, and what becomes of their errors."""
+
+import os
+import signal
+import sys
+from collections.abc import Sequence
+
+import click
+
+from atoll import __version__
+from atoll.cli.commands.names import CONTAINER_VERBS, IMAGE_VERBS, TREES
+from atoll.cli.errors import INTERRUPTED, Failure, describe, usage_text
+from atoll.cli.flags import STRING, TRUTH, Switch
+from atoll.cli.session import Session
+from atoll.cli.tree import Tree
+from atoll.errors import AtollError
+
+COMPLETION = "_ATOLL_COMPLETE"
+
+
+@click.pass_context
+def _begin(ctx: click.Context, host: str | None, debug: bool, version: bool) -> None:
+    if version:
+        click.echo(f"atoll version {__version__}")
+        ctx.exit()
+    ctx.obj = Session(host, debug=debug)
+
+
+ROOT = Tree(
+    "atoll",
+    help="Containers with a kernel of their own, used like Docker",
+    entries={**CONTAINER_VERBS, **IMAGE_VERBS, **TREES},
+    sections={
+        "Common Commands": ["run", "exec", "ps", "pull", "images", "version", "info"],
+        "Management Commands": ["container", "image", "system"],
+        "Commands": sorted(
+            {*CONTAINER_VERBS, "inspect", "import", "load", "rmi", "tag"} - {"run", "exec", "ps"},
+        ),
+    },
+    params=[
+        click.Option(["-H", "--host"], type=STRING, help="Engine's socket, as unix://PATH"),
+        Switch(["-D", "--debug"], type=TRUTH, default=False, help="Show where an error came from"),
+        Switch(["-v", "--version"], type=TRUTH, default=False, help="Print the version and quit"),
+    ],
+    callback=_begin,
+    acts_alone_with="--version=true",
+)
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run a command line and return its exit code; errors are printed. Raises `BrokenPipeError`."""
+    debug = False
+    try:
+        with ROOT.make_context("atoll", list(arguments)) as ctx:
+            debug = bool(ctx.params.get("debug"))
+            code = ROOT.invoke(ctx)
+        sys.stdout.flush()
+    except click.exceptions.Exit as end:
+        return end.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        return INTERRUPTED
+    except (click.ClickException, Failure, AtollError) as error:
+        if debug:
+            raise
+        return _report(error)
+    return code if isinstance(code, int) else 0
+
+
+def main() -> None:
+    """Run our own command line; ends the process."""
+    if COMPLETION in os.environ:
+        from click.shell_completion import shell_complete
+
+        sys.exit(shell_complete(ROOT, {}, "atoll", COMPLETION, os.environ[COMPLETION]))
+    try:
+        code = run(sys.argv[1:])
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except BrokenPipeError:
+        # Nobody reads our output any more: end as `head` makes `cat` end.
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGPIPE)
+    # Everything is written; taking the interpreter apart would cost a tenth of the time of `atoll ps`.
+    os._exit(code)
+
+
+def _report(error: click.ClickException | Failure | AtollError) -> int:
+    sys.stdout.flush()
+    if isinstance(error, click.ClickException):
+        text, code = usage_text(error), error.exit_code
+    elif isinstance(error, Failure):
+        text, code = str(error), error.code
+    else:
+        text, code = describe(error), 1
+    if text:
+        sys.stderr.write(text + "\n")
+    return code
