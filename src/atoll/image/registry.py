@@ -25,7 +25,7 @@ _TRIES = 4
 _MOST_PAUSE_S = 30.0
 _CHUNK = 256 << 10
 _MOST_TOKEN_BYTES = 1 << 20
-_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=15, sock_read=60)
+_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=15, sock_read=30)
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _BUSY = frozenset({408, 429, 500, 502, 503, 504})
 _CHALLENGE = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
@@ -99,7 +99,7 @@ class Repository:
                     raise _Interrupted(f"blob {digest} ended after {done} of {size_bytes} bytes")
                 return
             except (aiohttp.ClientError, TimeoutError, _Interrupted) as error:
-                tries += 1
+                tries += _cost(error)
                 await self._pause(tries, error)
 
     async def _document(self, path: str, limit_bytes: int, headers: Mapping[str, str]) -> tuple[bytes, str]:
@@ -109,7 +109,7 @@ class Repository:
                 async with self._get(path, headers) as response:
                     return await self._body(response, limit_bytes), response.content_type
             except (aiohttp.ClientError, TimeoutError, _Interrupted) as error:
-                tries += 1
+                tries += _cost(error)
                 await self._pause(tries, error)
 
     async def _body(self, response: aiohttp.ClientResponse, limit_bytes: int) -> bytes:
@@ -214,7 +214,7 @@ class Repository:
         if isinstance(error, aiohttp.ClientConnectorError | aiohttp.InvalidURL):
             raise RegistryFailed(f"registry {self._host} cannot be reached: {reason}") from error
         if tries >= _TRIES:
-            raise RegistryFailed(f"registry {self._host} failed {tries} times, last: {reason}") from error
+            raise RegistryFailed(f"registry {self._host} failed again and again, at last: {reason}") from error
         asked = error.pause_s if isinstance(error, _Interrupted) else None
         await asyncio.sleep(min(2.0 ** (tries - 2) if asked is None else asked, _MOST_PAUSE_S))
 
@@ -238,6 +238,11 @@ async def open_repository(reference: Reference, insecure_registries: Collection[
         connector=aiohttp.TCPConnector(limit_per_host=6),
     ) as session:
         yield Repository(reference, session, is_plain=is_plain)
+
+
+def _cost(error: Exception) -> int:
+    """How many tries a failure uses up: a registry that says nothing has been waited for long enough."""
+    return 2 if isinstance(error, TimeoutError) else 1
 
 
 def _retry_after(response: aiohttp.ClientResponse) -> float | None:
