@@ -195,8 +195,12 @@ class Repository:
         if status in (200, 206):
             return
         if status == 404:
-            what = f"{self._name}:{path.partition('/')[2]}" if path.startswith("manifests/") else path
-            raise NotFound(f"{what.replace(':sha256:', '@sha256:')} not found: registry {self._host} does not have it")
+            kind, _, which = path.partition("/")
+            separator = "@" if ":" in which else ":"
+            raise NotFound(
+                f"{kind.removesuffix('s')} for {self._name}{separator}{which} not found:"
+                f" registry {self._host} does not have it"
+            )
         if status in (401, 403):
             raise self._denied(f"it answered {status}")
         if status in _BUSY:
