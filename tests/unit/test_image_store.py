@@ -3,6 +3,8 @@ import gzip
 import hashlib
 import json
 import os
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Callable, Iterable
 from pathlib import Path
 
@@ -353,3 +355,54 @@ async def test_archives_of_skopeo_are_loaded(store: ContentStore, tmp_path: Path
 async def test_old_archives_of_docker_with_other_files_are_loaded(store: ContentStore) -> None:
     extra = [file("repositories", b"{}"), directory("0"), file("0/VERSION", b"1.0"), file("0/json", b"{}")]
     assert await store.load(chunks(docker_archive(ROOT, extra=extra))) == ["reef:1"]
+
+
+CRASHING_LOAD = """
+import asyncio, os, sys
+from pathlib import Path
+from atoll.image import ContentStore
+from atoll.store.database import Database
+
+root, archive, left = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
+
+def dying(call):
+    def wrapped(*arguments, **named):
+        global left
+        left -= 1
+        if not left:
+            os._exit(9)
+        return call(*arguments, **named)
+    return wrapped
+
+async def load():
+    async def chunks():
+        yield archive.read_bytes()
+    store = ContentStore(root / "content", Database(root / "atoll.db"))
+    for name in ("fsync", "rename", "link", "unlink", "write"):
+        setattr(os, name, dying(getattr(os, name)))
+    await store.load(chunks())
+
+asyncio.run(load())
+"""
+
+
+@pytest.mark.parametrize("step", [1, 2, 3, 5, 8, 12, 17, 23, 30])
+def test_a_load_that_dies_at_any_step_leaves_the_old_state_or_the_new(tmp_path: Path, step: int) -> None:
+    root = tmp_path / "root"
+    root.mkdir()
+    archive = tmp_path / "archive.tar"
+    archive.write_bytes(docker_archive(ROOT, UPPER))
+    command: list[str | Path] = [sys.executable, "-c", CRASHING_LOAD, root, archive, str(step)]
+    died = subprocess.run(command, check=False).returncode
+
+    async def look() -> None:
+        store = open_store(root)
+        images = await store.list()
+        assert [image.repo_tags for image in images] == ([] if died else [("reef:1",)])
+        for image in images:
+            await store.image_disk(image)
+        assert bool(files(root)) is bool(images)
+        assert await store.load(chunks(archive.read_bytes())) == ["reef:1"]
+
+    assert died in (0, 9)
+    asyncio.run(look())

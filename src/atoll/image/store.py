@@ -130,11 +130,7 @@ class ContentStore:
             report({"status": f"Pulling from {name.path}", "id": name.digest or name.tag})
             pulled = await resolve(repository, name, wanted, self._limits)
             before = self._catalog.find(name)
-
-            async def fetch(diff_id: str, descriptor: Descriptor, chunks: AsyncIterator[bytes]) -> None:
-                await self._fetch_layer(diff_id, descriptor, chunks)
-
-            await fetch_layers(repository, pulled, self._layers.has, fetch, report)
+            await fetch_layers(repository, pulled, self._layers.has, self._fetch_layer, report)
             documents = [await asyncio.to_thread(self._blobs.add, document) for document in pulled.documents]
             blobs = [(diff_id, layer.digest) for diff_id, layer in pulled.layers if self._blobs.has(layer.digest)]
             self._catalog.add(

@@ -101,12 +101,6 @@ class TarReader:
         self._left -= size
         return self._take(size)
 
-    def read_all(self, limit_bytes: int) -> bytes:
-        """All data of the present entry; raises `InvalidRequest` when it has more than `limit_bytes`."""
-        if self._left > limit_bytes:
-            raise InvalidRequest(f"a member of the archive is larger than the {limit_bytes} bytes it may have")
-        return b"".join(iter(lambda: self.read(_CHUNK), b""))
-
     def drain(self) -> None:
         """Read on to the end of the stream: what follows the archive counts for its digest."""
         self._buffer, self._at = b"", 0
