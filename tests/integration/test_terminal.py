@@ -53,10 +53,13 @@ def test_detach_keys_leave_it_running_and_attach_comes_back(terminal: Terminal, 
     terminal.expect(PROMPT)
     terminal.type("echo $MARK is $((40 + 2))")
     terminal.expect("reef is 42")
+    terminal.press("C-p", "C-q")
+    terminal.expect("read escape sequence")
+    terminal.type("atoll attach shell; echo code $?")
+    terminal.press("Enter")
+    terminal.expect(PROMPT)
     terminal.type("exit 5")
-    terminal.expect("ready> ")
-    terminal.type("echo code $?")
-    terminal.expect("code 5")
+    terminal.expect("[\r\n]code 5")
 
 
 def test_detach_keys_may_be_others(terminal: Terminal, atoll: Command) -> None:

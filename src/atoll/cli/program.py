@@ -4,6 +4,8 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
+from io import TextIOWrapper
 
 import click
 
@@ -63,6 +65,13 @@ def run(arguments: Sequence[str]) -> int:
         if debug:
             raise
         return _report(error)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        # Whatever speaks to the engine or opens a file has its own words: this is our output, on a full disk say.
+        if debug:
+            raise
+        return _report(Failure(f"the output cannot be written: {(error.strerror or str(error)).lower()}"))
     return code if isinstance(code, int) else 0
 
 
@@ -72,6 +81,7 @@ def main() -> None:
         from click.shell_completion import shell_complete
 
         sys.exit(shell_complete(ROOT, {}, "atoll", COMPLETION, os.environ[COMPLETION]))
+    _complete_descriptors()
     try:
         code = run(sys.argv[1:])
         sys.stdout.flush()
@@ -84,8 +94,24 @@ def main() -> None:
     os._exit(code)
 
 
+def _complete_descriptors() -> None:
+    """Have all three standard descriptors open, lest the engine's connection becomes one and gets our output."""
+    for descriptor, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            null = os.open(os.devnull, os.O_RDWR)
+            if null != descriptor:
+                os.dup2(null, descriptor)
+                os.close(null)
+            setattr(sys, name, os.fdopen(descriptor, "r" if descriptor == 0 else "w"))
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal that cannot show a letter is no reason to fail.
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")
+
+
 def _report(error: click.ClickException | Failure | AtollError) -> int:
-    sys.stdout.flush()
+    with suppress(OSError):
+        sys.stdout.flush()
     if isinstance(error, click.ClickException):
         text, code = usage_text(error), error.exit_code
     elif isinstance(error, Failure):

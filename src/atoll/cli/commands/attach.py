@@ -13,6 +13,9 @@ from atoll.cli.verb import verb
 if TYPE_CHECKING:
     from atoll.client.shapes import WaitResult
 
+DETACHED = "read escape sequence"
+"""Docker's words for detaching from what was not ours to begin with."""
+
 
 @verb(
     "attach",
@@ -45,9 +48,12 @@ def attach(session: Session, detach_keys: str | None, no_stdin: bool, sig_proxy:
         streams.add("stdin")
         if tty and not is_terminal(0):
             raise Failure("the input device is not a TTY")
-    return converse(
+    code = converse(
         session, container, tty=tty, streams=streams, detach_keys=detach_keys, sig_proxy=sig_proxy, until="not-running"
     )
+    if code is None:
+        raise Failure(DETACHED)
+    return code
 
 
 def converse(
@@ -60,10 +66,11 @@ def converse(
     sig_proxy: bool,
     until: str,
     start: Callable[[], None] | None = None,
-) -> int:
+) -> int | None:
     """Attach, call `start`, pass everything on until the container ends, and return its exit code.
 
-    0 when the user detached. `until` is what to wait for, in the API's words.
+    None when the user detached. Without `start` it runs, and is made to draw its screen anew. `until` is what to wait
+    for, in the API's words.
     """
     from atoll.cli.terminal import conversation
     from atoll.client import containers
@@ -79,6 +86,7 @@ def converse(
         stderr=stderr,
         detach_keys=detach_keys,
         resize=lambda rows, columns: containers.resize(client, container, rows, columns),
+        redraw=start is None,
         forward=(lambda number: containers.kill(client, container, signal=_signal(number))) if sig_proxy else None,
     ) as talk:
         finish = containers.begin_wait(client, container, until)
@@ -87,7 +95,7 @@ def converse(
         if not (stdout or stderr):
             session.print(container)
         if not talk.hold():
-            return 0
+            return None
     if not (stdout or stderr):
         return 0
     return exit_code(finish())

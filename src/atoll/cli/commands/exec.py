@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from atoll.cli.commands.attach import DETACHED
 from atoll.cli.commands.container_flags import DETACH_KEYS
 from atoll.cli.errors import Failure
 from atoll.cli.flags import LIST, Kind, flag, switch
@@ -92,6 +93,6 @@ def _converse(
         resize=lambda rows, columns: containers.resize_exec(client, execution, rows, columns),
     ) as talk:
         if not talk.hold():
-            return 0
+            raise Failure(DETACHED)
     state = containers.get_exec(client, execution)
     return state.get("ExitCode") or 0

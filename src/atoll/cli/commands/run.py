@@ -76,7 +76,7 @@ def _converse(
     from atoll.cli.commands.attach import converse
     from atoll.client import containers
 
-    return converse(
+    code = converse(
         session,
         container,
         tty=flags.tty,
@@ -86,3 +86,4 @@ def _converse(
         until="removed" if flags.rm else "next-exit",
         start=lambda: containers.start(session.client, container, detach_keys=detach_keys),
     )
+    return code or 0

@@ -59,7 +59,7 @@ def _start_attached(session: Session, name: str, detach_keys: str | None, *, std
             raise Failure("the input device is not a TTY")
     removed = found.get("HostConfig", {}).get("AutoRemove")
     try:
-        return converse(
+        code = converse(
             session,
             container,
             tty=tty,
@@ -69,5 +69,6 @@ def _start_attached(session: Session, name: str, detach_keys: str | None, *, std
             until="removed" if removed else "next-exit",
             start=lambda: containers.start(client, container, detach_keys=detach_keys),
         )
+        return code or 0
     except AtollError as error:
         raise Failure(describe(error)) from error

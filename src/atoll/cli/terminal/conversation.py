@@ -36,6 +36,7 @@ class Conversation:
         keys: DetachKeys,
         signals: SignalQueue,
         resize: Resize | None,
+        redraw: bool,
         forward: Forward | None,
     ) -> None:
         self._stream = stream
@@ -45,6 +46,7 @@ class Conversation:
         self._keys = keys
         self._signals = signals
         self._resize = resize
+        self._redraw = redraw
         self._forward = forward
         self._unsent = memoryview(b"")
         self._failure: BaseException | None = None
@@ -55,6 +57,9 @@ class Conversation:
 
         Without output to copy, it ends with the input. Raises `BrokenPipeError` when nobody reads our output.
         """
+        if self._redraw:
+            # Programs draw their screen anew when its size changes.
+            self._tell_size(more=1)
         self._tell_size()
         ended, tell_ended = os.pipe()
         copier = threading.Thread(target=self._copy, args=(tell_ended,), daemon=True)
@@ -133,11 +138,11 @@ class Conversation:
                 with suppress(AtollError):
                     self._forward(number)
 
-    def _tell_size(self) -> None:
+    def _tell_size(self, more: int = 0) -> None:
         size = terminal_size() if self._resize is not None else None
         if size is not None and self._resize is not None:
             with suppress(AtollError):
-                self._resize(*size)
+                self._resize(size[0] + more, size[1] + more)
 
 
 @contextmanager
@@ -150,12 +155,13 @@ def conversation(
     stderr: bool,
     detach_keys: str | None,
     resize: Resize | None = None,
+    redraw: bool = False,
     forward: Forward | None = None,
 ) -> Iterator[Conversation]:
     """Raw mode, where there is a terminal to be read, and signals caught; start the process inside.
 
-    `tty`: the process has a terminal, `resize` is told the size of ours. `forward` is given the signals that
-    we get; without it they do to us what they always do.
+    `tty`: the process has a terminal, `resize` is told the size of ours (with `redraw` another one first).
+    `forward` is given the signals that we get; without it they do to us what they always do.
     """
     with ExitStack() as stack:
         stack.callback(stream.close)
@@ -179,5 +185,6 @@ def conversation(
             keys=DetachKeys(parse_detach_keys(detach_keys or DEFAULT_KEYS) if keyboard else b""),
             signals=signals,
             resize=resize if tty else None,
+            redraw=redraw,
             forward=forward,
         )
