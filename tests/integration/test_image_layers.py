@@ -14,12 +14,6 @@ from harness.archives import Member, directory, file, hard_link, symlink, tar
 from atoll.image import ContentStore
 from atoll.store.database import Database
 
-pytestmark = [
-    pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount"),
-    pytest.mark.skipif("squashfs" not in Path("/proc/filesystems").read_text(), reason="no squashfs in this kernel"),
-    pytest.mark.skipif("overlay" not in Path("/proc/filesystems").read_text(), reason="no overlayfs in this kernel"),
-]
-
 Mount = Callable[..., Path]
 
 

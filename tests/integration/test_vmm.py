@@ -74,7 +74,6 @@ async def test_a_machine_boots_to_its_agent(spec: MachineSpec, booted: Kernel) -
         assert machine.complaints == ""
 
 
-@pytest.mark.skipif(not AS_ROOT, reason="only root may choose QEMU's user")
 async def test_qemu_has_no_rights_and_opens_no_file_of_its_own(spec: MachineSpec) -> None:
     async with QemuMonitor().create(spec) as machine:
         status = _status(machine.pid)

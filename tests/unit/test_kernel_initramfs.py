@@ -1,12 +1,10 @@
 """The initramfs: a newc archive that cpio reads, holding the agent and its modules in order."""
 
 import io
-import shutil
 import stat
 import subprocess
 from pathlib import Path
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -73,7 +71,6 @@ def test_the_same_input_gives_the_same_bytes() -> None:
     assert first.getvalue() == second.getvalue()
 
 
-@pytest.mark.skipif(shutil.which("cpio") is None, reason="cpio is not installed")
 def test_cpio_unpacks_the_archive(tmp_path: Path) -> None:
     archive = _archive([Entry("etc", stat.S_IFDIR | 0o755), Entry("etc/motd", stat.S_IFREG | 0o644, b"welcome")])
     subprocess.run(["cpio", "--extract", "--quiet"], input=archive, cwd=tmp_path, check=True)

@@ -3,10 +3,11 @@
 import os
 import re
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -144,8 +145,18 @@ def test_a_device_that_is_not_kvm_is_found_out() -> None:
     assert kvm_obstacle(Path("/dev/null")) == "/dev/null does not answer as KVM does (Inappropriate ioctl for device)"
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may open everything")
-def test_a_device_that_may_not_be_opened_says_what_to_do(tmp_path: Path) -> None:
-    device = tmp_path / "kvm"
-    device.touch(mode=0)
-    assert "let this user into the group" in str(kvm_obstacle(device))
+@pytest.fixture
+def somebody() -> Iterator[None]:
+    """A user without rights; root gives them up for the length of the test."""
+    user = os.geteuid()
+    os.seteuid(user or 65_534)
+    yield
+    os.seteuid(user)
+
+
+@pytest.mark.usefixtures("somebody")
+def test_a_device_that_may_not_be_opened_says_what_to_do() -> None:
+    with TemporaryDirectory() as directory:
+        device = Path(directory, "kvm")
+        device.touch(mode=0)
+        assert "let this user into the group" in str(kvm_obstacle(device))

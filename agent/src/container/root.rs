@@ -8,6 +8,7 @@ use std::path::Path;
 
 use rustix::fs::Mode;
 use rustix::mount::{MountFlags, UnmountFlags};
+use rustix::process::{Gid, Uid};
 
 use crate::device;
 use crate::failure::{During, Result};
@@ -54,6 +55,9 @@ impl Root {
         let (upper, work) = (format!("{WRITABLE}/upper"), format!("{WRITABLE}/work"));
         directory(&upper)?;
         directory(&work)?;
+        if let Some(top) = lower.first() {
+            take_over(top, &upper)?;
+        }
         let options = format!("lowerdir={},upperdir={upper},workdir={work}", lower.join(":"));
         directory(ROOT)?;
         rustix::mount::mount("overlay", ROOT, "overlay", MountFlags::empty(), c_string(&options).as_deref())
@@ -90,6 +94,15 @@ impl Root {
             rustix::fs::sync();
         }
     }
+}
+
+/// Gives the container's root directory the image's mode and owner: overlayfs shows those of the upper one.
+fn take_over(top: &str, upper: &str) -> Result<()> {
+    let what = "give the root directory its mode";
+    let image = rustix::fs::stat(top).during(what)?;
+    let (user, group) = (Uid::from_raw(image.st_uid), Gid::from_raw(image.st_gid));
+    rustix::fs::chown(upper, Some(user), Some(group)).during(what)?;
+    rustix::fs::chmod(upper, Mode::from_raw_mode(image.st_mode & 0o7777)).during(what)
 }
 
 fn directory(path: &str) -> Result<()> {

@@ -25,7 +25,7 @@ from atoll.engine.record import RecordTable
 from atoll.engine.registry import Registry
 from atoll.engine.services import Services, Tasks
 from atoll.errors import AtollError, NotModified
-from atoll.image import ContentStore
+from atoll.image import ContentStore, Limits
 from atoll.kernel import KernelStore, agent_path
 from atoll.model.container import ContainerState
 from atoll.paths import Paths
@@ -118,7 +118,12 @@ async def open_engine(paths: Paths, settings: Settings) -> AsyncIterator[Engine]
         stack.enter_context(engine_lock(paths.lock))
         database = Database(paths.database)
         stack.callback(database.close)
-        content = ContentStore(paths.content, database)
+        content = ContentStore(
+            paths.content,
+            database,
+            limits=Limits(layer_bytes=settings.max_layer_bytes),
+            insecure_registries=settings.insecure_registries,
+        )
         kernels = KernelStore(paths.kernels, agent_path())
         spawner = await stack.enter_async_context(Spawner())
         tasks = Tasks(await stack.enter_async_context(asyncio.TaskGroup()))
