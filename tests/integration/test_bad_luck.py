@@ -101,8 +101,9 @@ def test_policies_are_honoured_by_the_next_engine(private_engine: EngineUnderTes
     always = start("--restart", "always", "busybox", "sleep", "1000")
     stopped = start("--restart", "unless-stopped", "busybox", "sleep", "1000")
     stopped.stop()
+    runtime = always.runtime
     private_engine.kill()
-    always.runtime.kill(signal.SIGKILL)
+    runtime.kill(signal.SIGKILL)
     private_engine.start()
     flags = ("--since", "0", "--filter", f"container={always.id}", "--filter", "event=start")
     with private_engine.docker.start("events", *flags, "--format", "{{.Action}}") as events:
@@ -122,8 +123,9 @@ def test_a_second_engine_on_the_same_root_refuses(private_engine: EngineUnderTes
 
 def test_stale_files_of_a_reboot_are_cleaned_at_start(private_engine: EngineUnderTest, start: Start) -> None:
     container = start("busybox", "sleep", "1000")
+    runtime = container.runtime  # asks the engine, and so would start another
     private_engine.kill()
-    container.runtime.kill(signal.SIGKILL)
+    runtime.kill(signal.SIGKILL)
     (private_engine.root / "containers" / "half-made").mkdir()
     (private_engine.root / "run" / "0123456789ab").mkdir()
     private_engine.start()
@@ -152,8 +154,10 @@ def test_without_a_kernel_a_start_says_how_to_get_one(empty_engine: EngineUnderT
 
 
 def test_a_bad_settings_file_keeps_the_engine_from_starting_with_file_and_key(empty_engine: EngineUnderTest) -> None:
-    (empty_engine.root / "atoll.toml").write_text("colour = 1\n")
+    settings = empty_engine.root / "atoll.toml"
+    settings.write_text("colour = 1\n")
     done = empty_engine.atoll("ps")
+    settings.unlink()
     assert done.code != 0
     assert "atoll.toml" in done.stderr
     assert "colour" in done.stderr

@@ -125,8 +125,12 @@ def test_life_goes_from_create_to_rm(docker: Command) -> None:
 
 
 def test_stop_sends_the_stop_signal_first(docker: Command) -> None:
-    script = "trap 'echo asked; exit 5' USR1; while :; do sleep 0.1; done"
+    script = "trap 'echo asked; exit 5' USR1; echo ready; while :; do sleep 0.1; done"
     docker.ok("run", "-d", "--name", "polite", "--stop-signal", "USR1", "busybox", "sh", "-c", script)
+    with docker.start("logs", "-f", "polite") as logs:
+        assert logs.stdout is not None
+        assert logs.stdout.readline() == b"ready\n"
+        logs.terminate()
     docker.ok("stop", "-t", "30", "polite")
     assert docker.ok("wait", "polite").strip() == "5"
     assert docker.ok("logs", "polite") == "asked"
