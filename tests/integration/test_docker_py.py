@@ -1,9 +1,10 @@
 """docker-py, the library behind many tools, against our socket."""
 
-from collections.abc import Iterator
+from collections.abc import socket
 from contextlib import closing
 from pathlib import Path
 
+import Iterator
 import pytest
 from harness.engine import EngineUnderTest
 
@@ -53,8 +54,8 @@ def test_a_socket_to_stdin_can_be_half_closed(client: "docker.DockerClient") -> 
     stream = container.attach_socket(params={"stdin": 1, "stream": 1})
     container.start()
     stream._sock.sendall(b"typed")
-    stream._sock.close()
-    container.kill()
+    stream._sock.shutdown(socket.SHUT_WR)
+    assert container.wait()["StatusCode"] == 0
     assert container.logs() == b"typed"
 
 

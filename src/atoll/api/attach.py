@@ -23,7 +23,8 @@ async def attach(request: web.Request) -> web.StreamResponse:
     terminal = container.record.config.terminal
     keys = detach_sequence(request.query.get("detachKeys", ""))
     attached_ns = time.time_ns()
-    async with container.attach(stdin=stdin, stdout=stdout, stderr=stderr) as attachment:
+    shows_output = stdout or stderr
+    async with container.attach(stdin=stdin, stdout=stdout or not shows_output, stderr=stderr) as attachment:
         with HijackedConnection.take(request, RAW if terminal else MULTIPLEXED) as connection:
             if flag(request, "logs"):
                 await _send_log(request, container, connection, until_ns=attached_ns)
@@ -32,7 +33,11 @@ async def attach(request: web.Request) -> web.StreamResponse:
             session = await connection.unless_gone(attachment.session())
             if session is not None:
                 ended = await serve_session(
-                    connection, session, multiplexed=not terminal, detach_keys=DetachKeys(keys) if terminal else None
+                    connection,
+                    session,
+                    multiplexed=not terminal,
+                    detach_keys=DetachKeys(keys) if terminal else None,
+                    shows_output=shows_output,
                 )
                 if not ended:
                     container.publish("detach")

@@ -31,6 +31,8 @@ _NOT_YET = re.compile(
     r"(?:/v[\d.]+)?/(networks|volumes|build|commit|swarm|nodes|services|tasks|secrets|configs|plugins|session|"
     r"distribution|auth|system/df|images/\w+/push|images/search|images/.+/get|containers/[^/]+/(?:archive|export|changes|update))"
 )
+# `docker inspect NAME` asks for one after the other, and goes on for as long as it is told that there is no such thing.
+_NONE_OF = re.compile(r"(?:/v[\d.]+)?/(network|volume|node|service|task|secret|config|plugin)s/([^/]+)(?:/json)?$")
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -103,7 +105,9 @@ async def _answer_errors(request: web.Request, handler: Handler) -> web.StreamRe
             log.warning("%s %s: %s", request.method, request.path, message)
     except web.HTTPException as error:
         status, message, code = error.status, error.reason, "not-found" if error.status == 404 else "invalid"
-        if match := _NOT_YET.match(request.path):
+        if (match := _NONE_OF.match(request.path)) and request.method == "GET":
+            status, message, code = 404, f"No such {match[1]}: {match[2]}", "not-found"
+        elif match := _NOT_YET.match(request.path):
             status, message, code = 501, f"atoll does not have {match[1]} yet", "unsupported"
         elif status == 404:
             message = "page not found"

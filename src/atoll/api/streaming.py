@@ -14,14 +14,21 @@ log = logging.getLogger("atoll.api")
 
 
 async def serve_session(
-    connection: HijackedConnection, session: Session, *, multiplexed: bool, detach_keys: DetachKeys | None
+    connection: HijackedConnection,
+    session: Session,
+    *,
+    multiplexed: bool,
+    detach_keys: DetachKeys | None,
+    shows_output: bool = True,
 ) -> bool:
     """Connect the two until the output ends, the client goes, or it types the detach keys.
+
+    Without `shows_output` the output only tells when the process ends: the client wants to send, not to see.
 
     Returns whether the process's output ended. A client that hangs up does not end the process; its end of file
     does reach it.
     """
-    outward = asyncio.create_task(_send_output(connection, session, multiplexed))
+    outward = asyncio.create_task(_send_output(connection, session, multiplexed, shows_output))
     inward = asyncio.create_task(_take_input(connection, session, detach_keys))
     gone = asyncio.create_task(connection.gone())
     try:
@@ -39,10 +46,12 @@ async def serve_session(
         await asyncio.gather(outward, inward, gone, return_exceptions=True)
 
 
-async def _send_output(connection: HijackedConnection, session: Session, multiplexed: bool) -> bool:
+async def _send_output(connection: HijackedConnection, session: Session, multiplexed: bool, shows_output: bool) -> bool:
     """Everything that the process prints; whether it came to its end."""
     try:
         async for stream, data in session.output():
+            if not shows_output:
+                continue
             if multiplexed:
                 await connection.write(header(stream, len(data)), data)
             else:
