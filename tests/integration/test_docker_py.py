@@ -1,6 +1,7 @@
 """docker-py, the library behind many tools, against our socket."""
 
-from collections.abc import socket
+import socket
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
