@@ -5,11 +5,9 @@ from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
-import Iterator
+import docker
 import pytest
 from harness.engine import EngineUnderTest
-
-docker = pytest.importorskip("docker")
 
 
 @pytest.fixture
