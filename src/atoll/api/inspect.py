@@ -67,7 +67,7 @@ def container_row(record: ContainerRecord, image: str, sizes: dict[str, int]) ->
         "Names": [f"/{record.name}"],
         "Image": image,
         "ImageID": config.image_id,
-        "Command": " ".join([*config.entrypoint, *config.command]),
+        "Command": _shown_command([*config.entrypoint, *config.command]),
         "Created": int(record.created_at.timestamp()),
         "Ports": [],
         **sizes,
@@ -220,3 +220,8 @@ def _capability_names(names: tuple[str, ...]) -> list[Json] | None:
 
 def _limit(value: int) -> int:
     return -1 if value == _UNLIMITED else value
+
+
+def _shown_command(words: list[str]) -> str:
+    """The command as Docker lists it: arguments with a blank in quotes."""
+    return " ".join(f"'{word}'" if number and " " in word else word for number, word in enumerate(words))
