@@ -14,6 +14,7 @@ use crate::device;
 use crate::events::Source;
 use crate::failure::{Code, During, Failure, Result};
 use crate::message::{self, Stdio};
+use crate::power;
 use crate::process::launch::Ends;
 use crate::process::report::{self, Listener, Report, Reporter};
 use crate::process::spawn::{self, Child};
@@ -135,6 +136,9 @@ impl Agent {
                 Report::Failure(failure) => {
                     process.starting = None;
                     process.has_failed = true;
+                    // It ends now: who hears of the failure must not find its remains in the container.
+                    power::wait_for(std::iter::once(&process.pidfd));
+                    self.reap();
                     self.answer::<()>(request, Err(failure));
                 }
             }
