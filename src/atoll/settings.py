@@ -36,8 +36,11 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         int, Meta(ge=0, description="Seconds from the stop signal to SIGKILL when neither user nor image says.")
     ] = 10
     boot_timeout_s: Annotated[
-        float, Meta(ge=1, description="Seconds a VM may take from its start to its agent's first word.")
-    ] = 60.0
+        float,
+        Meta(
+            ge=1, description="Seconds a VM may take from its start to its agent's first word, second tries included."
+        ),
+    ] = 90.0
     accelerator: Annotated[
         Literal["auto", "kvm", "tcg"],
         Meta(description="How QEMU runs guest code: `auto` tries whether KVM works and falls back to `tcg`."),

@@ -53,6 +53,7 @@ def test_detach_keys_leave_it_running_and_attach_comes_back(terminal: Terminal, 
     terminal.expect(PROMPT)
     terminal.type("echo $MARK is $((40 + 2))")
     terminal.expect("reef is 42")
+    terminal.expect(PROMPT)  # busybox asks the terminal where the cursor is, and must be there for the answer
     terminal.press("C-p", "C-q")
     terminal.expect("read escape sequence")
     terminal.type("atoll attach shell; echo code $?")
