@@ -84,8 +84,9 @@ class Process(Struct, frozen=True, kw_only=True):
     """A process to start in the container.
 
     `user` is Docker's `name|uid[:group|gid]`, looked up in the image's /etc/passwd and /etc/group.
-    `capabilities` are names without CAP_, upper case: the bounding, permitted, effective (and,
-    for uid 0, inheritable) set. HOME is added to `environment` from the passwd entry when missing.
+    `capabilities` are names without CAP_, upper case: the bounding and (for uid 0) the permitted and
+    effective set; inheritable and ambient stay empty, as Docker's since CVE-2022-24769.
+    HOME is added to `environment` from the passwd entry when missing.
     """
 
     arguments: tuple[str, ...]
