@@ -8,7 +8,8 @@ use std::path::Path;
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::mount::{MountFlags, MoveMountFlags, OpenTreeFlags};
 
-use crate::channel::port::{Announcements, Port};
+use crate::announcements::Announcements;
+use crate::channel::port::Port;
 use crate::device;
 use crate::failure::{During, Result, reason};
 

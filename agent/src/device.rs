@@ -4,18 +4,23 @@
 //! clone's own capacity and address.
 
 use std::fs;
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
 use crate::failure::{Code, Failure, Result, reason};
+use crate::message::Extent;
 
 const DEVICES: &str = "/sys/bus/virtio/devices";
 const DRIVERS: &str = "/sys/bus/virtio/drivers";
 pub const CONSOLE: &str = "virtio_console";
 /// Drivers that no start waits for: bound in the background once the container runs.
 const BACKGROUND: [&str; 3] = ["virtio_rng", "virtio_balloon", "virtio_mem"];
+/// Bound while a template is made, and bound in every clone: of what they read at the time, a clone's disk changes only
+/// its size (see [`partition`]), and its memory is announced.
+const OF_TEMPLATES: [&str; 4] = ["virtio_blk", "virtio_rng", "virtio_balloon", "virtio_mem"];
 
 /// The driver for a virtio device type (virtio 1.2, section 5).
 fn driver(device_type: &str) -> Option<&'static str> {
@@ -72,16 +77,21 @@ pub fn bind_in_background() {
     }
 }
 
-/// Unbinds every virtio device but the console.
-pub fn unbind_all() -> Result<()> {
+/// Whether something is still to be bound in the background; not so in a clone.
+pub fn has_background() -> bool {
+    devices()
+        .iter()
+        .any(|device| driver_of(device).is_some_and(|driver| BACKGROUND.contains(&driver)) && !is_bound(device))
+}
+
+/// Binds what a template is made with.
+pub fn bind_for_template() -> Result<()> {
     for device in devices() {
-        let Some(name) = device.file_name() else { continue };
-        if !is_bound(&device) || driver_of(&device) == Some(CONSOLE) {
-            continue;
+        if driver_of(&device).is_some_and(|driver| OF_TEMPLATES.contains(&driver)) {
+            bind_device(&device).map_err(|errno| {
+                Failure::new(Code::AgentFailed, format!("cannot bind {}: {}", device.display(), reason(errno)))
+            })?;
         }
-        write_attribute(device.join("driver/unbind"), name.as_encoded_bytes()).map_err(|errno| {
-            Failure::new(Code::AgentFailed, format!("cannot unbind {}: {}", device.display(), reason(errno)))
-        })?;
     }
     Ok(())
 }
@@ -96,27 +106,74 @@ pub fn disk(pci: &str) -> Result<PathBuf> {
     Ok(Path::new("/dev").join(block.file_name().unwrap_or_default()))
 }
 
-/// The node of partition `number` of `disk`. The kernel reads the table while it binds the driver;
-/// a disk that was bound before its content came is read again here.
-pub fn partition(disk: &Path, number: u32) -> Result<PathBuf> {
+/// The node of partition `number` of `disk`, which lies at `extent`.
+///
+/// The kernel has found it where it read the table while the driver was bound. The driver of a clone was bound before
+/// the disk had any content, to one that was larger than any can be: there we say where the partition is.
+pub fn partition(disk: &Path, number: u32, extent: Extent) -> Result<PathBuf> {
     let node = PathBuf::from(format!("{}{number}", disk.display()));
     if !node.exists() {
-        reread_partitions(disk).map_err(|errno| {
+        change_partition(disk, BLKPG_ADD_PARTITION, number, extent).map_err(|errno| {
             let disk = disk.display();
-            Failure::new(Code::AgentFailed, format!("cannot read the partitions of {disk}: {}", reason(errno)))
+            Failure::new(Code::AgentFailed, format!("cannot add partition {number} of {disk}: {}", reason(errno)))
         })?;
     }
-    if node.exists() {
-        return Ok(node);
-    }
-    Err(Failure::new(Code::AgentFailed, format!("the image disk has no partition {number}")))
+    Ok(node)
 }
 
-fn reread_partitions(disk: &Path) -> rustix::io::Result<()> {
-    const BLKRRPART: rustix::ioctl::Opcode = rustix::ioctl::opcode::none(0x12, 95);
+/// Forgets all partitions of `disk` and what was read of it: another disk may be put behind it.
+pub fn forget_content(disk: &Path) -> rustix::io::Result<()> {
+    const BLKFLSBUF: rustix::ioctl::Opcode = rustix::ioctl::opcode::none(0x12, 97);
     let fd = rustix::fs::open(disk, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
-    // SAFETY: BLKRRPART takes no argument.
-    unsafe { rustix::ioctl::ioctl(fd, rustix::ioctl::NoArg::<BLKRRPART>::new()) }
+    // SAFETY: BLKFLSBUF takes no argument.
+    unsafe { rustix::ioctl::ioctl(&fd, rustix::ioctl::NoArg::<BLKFLSBUF>::new()) }?;
+    for number in 1.. {
+        if !PathBuf::from(format!("{}{number}", disk.display())).exists() {
+            break;
+        }
+        change_partition(disk, BLKPG_DEL_PARTITION, number, Extent { offset_bytes: 0, size_bytes: 0 })?;
+    }
+    Ok(())
+}
+
+/// <linux/blkpg.h>
+const BLKPG: libc::Ioctl = 0x1269;
+const BLKPG_ADD_PARTITION: libc::c_int = 1;
+const BLKPG_DEL_PARTITION: libc::c_int = 2;
+
+/// `struct blkpg_ioctl_arg`
+#[repr(C)]
+struct Change {
+    operation: libc::c_int,
+    flags: libc::c_int,
+    length: libc::c_int,
+    partition: *const Partition,
+}
+
+/// `struct blkpg_partition`
+#[repr(C)]
+struct Partition {
+    start: i64,
+    length: i64,
+    number: libc::c_int,
+    names: [u8; 128],
+}
+
+fn change_partition(disk: &Path, operation: libc::c_int, number: u32, extent: Extent) -> rustix::io::Result<()> {
+    let fd = rustix::fs::open(disk, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    let partition = Partition {
+        start: extent.offset_bytes as i64,
+        length: extent.size_bytes as i64,
+        number: number as libc::c_int,
+        names: [0; 128],
+    };
+    let length = size_of::<Partition>() as libc::c_int;
+    let change = Change { operation, flags: 0, length, partition: &raw const partition };
+    // SAFETY: both structures are what the request takes, and outlive it.
+    match unsafe { libc::ioctl(fd.as_raw_fd(), BLKPG, &raw const change) } {
+        -1 => Err(Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO)),
+        _ => Ok(()),
+    }
 }
 
 fn entry_with_prefix(directory: &Path, prefix: &str) -> Option<PathBuf> {

@@ -4,6 +4,7 @@
 //! would be a panic of the guest's kernel. The same binary is the init of `--init` in the container.
 
 mod agent;
+mod announcements;
 mod boot;
 mod channel;
 mod container;
@@ -12,20 +13,30 @@ mod entropy;
 mod events;
 mod failure;
 mod init;
+mod memory;
 mod message;
 mod network;
 mod power;
 mod process;
 mod processes;
 mod statistics;
+mod stopwatch;
 mod streams;
 
 use std::process::ExitCode;
+
+/// The agent's name in the rehearsal's image (`src/atoll/template/rehearsal.py`).
+const REHEARSAL: &str = "/rehearsal";
 
 fn main() -> ExitCode {
     let name = std::env::args_os().next().unwrap_or_default();
     if name == process::launch::INIT {
         return ExitCode::from(init::run() as u8);
+    }
+    if name == REHEARSAL {
+        // The container that a guest rehearses with: it does what every program does, and ends.
+        let copied = std::io::copy(&mut std::io::stdin(), &mut std::io::stdout());
+        return if copied.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
     }
     if !rustix::process::getpid().is_init() {
         eprintln!("atoll-agent: this is the first process of an Atoll guest, not a command");

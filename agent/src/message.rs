@@ -23,10 +23,17 @@ pub struct Disk {
     pub pci: String,
 }
 
+/// Where a layer lies on the image's disk.
+#[derive(Clone, Copy, Debug, Deserialize)]
+pub struct Extent {
+    pub offset_bytes: u64,
+    pub size_bytes: u64,
+}
+
 #[derive(Debug, Deserialize)]
 pub struct Root {
     pub image: Disk,
-    pub layers: u32,
+    pub layers: Vec<Extent>,
     #[serde(default)]
     pub writable: Option<Disk>,
     #[serde(default)]
@@ -133,6 +140,9 @@ pub struct Start {
     pub domainname: String,
     pub entropy: ByteBuf,
     pub clock_ns: u64,
+    /// Memory that the host adds to what the guest was booted with.
+    #[serde(default)]
+    pub growth_bytes: u64,
     pub root: Root,
     #[serde(default)]
     pub mounts: Vec<Mount>,
@@ -160,8 +170,16 @@ fn shm_bytes() -> u64 {
 }
 
 #[derive(Debug, Serialize)]
-pub struct Started {
+pub struct Started<'a> {
     pub pid: i32,
+    pub steps: &'a [Step],
+}
+
+/// A part of a start, and when it was done: microseconds since the request was read.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Step {
+    pub name: &'static str,
+    pub done_us: u64,
 }
 
 #[derive(Debug, Deserialize)]
@@ -252,6 +270,7 @@ pub enum Request {
     Statistics,
     PowerOff,
     PrepareTemplate,
+    Forget,
     /// A method that this agent does not have: answered with an error, the channel lives on.
     Unknown(String),
 }
@@ -286,6 +305,7 @@ impl<'de> Visitor<'de> for RequestVisitor {
                     "statistics" => Request::Statistics,
                     "poweroff" => Request::PowerOff,
                     "prepare_template" => Request::PrepareTemplate,
+                    "forget" => Request::Forget,
                     _ => Request::Unknown(method),
                 }
             }

@@ -13,12 +13,12 @@ use crate::failure::{Code, Failure, Result};
 /// How long killed processes are waited for before the power goes.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Leaves no driver bound but the console's, and nothing unwritten.
+/// Binds what is bound in every clone, and leaves nothing unwritten.
 pub fn prepare_template(has_container: bool) -> Result<()> {
     if has_container {
         return Err(Failure::new(Code::Conflict, "a guest with a container cannot become a template"));
     }
-    device::unbind_all()?;
+    device::bind_for_template()?;
     rustix::fs::sync();
     Ok(())
 }

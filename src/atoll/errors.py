@@ -13,6 +13,7 @@
     │   └── AgentFailed         the agent answered with a failure, or broke the protocol
     ├── RegistryFailed          a registry could not be reached or answered wrongly
     ├── OutOfSpace              a disk is full
+    ├── OutOfMemory             the host has no memory for one more container
     ├── Unavailable             the engine, a tool or a kernel is missing
     └── Unsupported             Docker has it, Atoll does not (yet)
 
@@ -100,6 +101,12 @@ class OutOfSpace(AtollError):
     """No space is left where data had to be written."""
 
     code = "out-of-space"
+
+
+class OutOfMemory(AtollError):
+    """The host has no memory for one more container, or may not promise it."""
+
+    code = "out-of-memory"
 
 
 class Unavailable(AtollError):

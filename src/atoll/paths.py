@@ -44,6 +44,16 @@ class Paths:
         return self.root / "kernels"
 
     @property
+    def templates(self) -> Path:
+        """Templates, and what VMs rehearse with."""
+        return self.root / "templates"
+
+    @property
+    def spares(self) -> Path:
+        """What belongs to VMs that are kept ready and are no container's yet."""
+        return self.root / "spares"
+
+    @property
     def engine_log(self) -> Path:
         """What the engine has to say; containers' output is in their bundles."""
         return self.root / "engine.log"

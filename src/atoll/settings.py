@@ -45,6 +45,32 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         Literal["auto", "kvm", "tcg"],
         Meta(description="How QEMU runs guest code: `auto` tries whether KVM works and falls back to `tcg`."),
     ] = "auto"
+    templates: Annotated[
+        bool,
+        Meta(description="Start containers from a template, a guest that has come up before; else boot each cold."),
+    ] = True
+    pool_size: Annotated[
+        int, Meta(ge=0, le=64, description="Clones kept ready, so that a start need not wait for its VM; 0: none.")
+    ] = 2
+    pool_idle_s: Annotated[
+        float, Meta(ge=1, description="Seconds without a start after which the clones that are kept ready are ended.")
+    ] = 600.0
+    memory_overcommit: Annotated[
+        float,
+        Meta(
+            ge=0.1,
+            description="How often the host's memory may be promised to containers that run; more is refused.",
+        ),
+    ] = 4.0
+    memory_reserve_mib: Annotated[
+        int,
+        Meta(
+            ge=0, description="MiB of the host's memory that stay available: a start that would take of it is refused."
+        ),
+    ] = 512
+    starts_at_once: Annotated[
+        int, Meta(ge=0, description="Starts that are carried out at the same time, others wait; 0: two for each CPU.")
+    ] = 0
     qemu: Annotated[str, Meta(description="The QEMU program: a name on PATH or an absolute path.")] = (
         "qemu-system-x86_64"
     )
@@ -76,7 +102,13 @@ def load_settings(file: Path) -> Settings:
         raise InvalidRequest(f"settings file {file}: {error} (known settings: {known})") from error
 
 
-_KINDS = {"integer": "a whole number", "number": "a number", "string": "a string", "array": "a list of strings"}
+_KINDS = {
+    "integer": "a whole number",
+    "number": "a number",
+    "string": "a string",
+    "array": "a list of strings",
+    "boolean": "`true` or `false`",
+}
 
 
 def reference() -> str:
@@ -87,6 +119,8 @@ def reference() -> str:
         kind = " or ".join(f"`{choice}`" for choice in setting.get("enum", [])) or _KINDS[setting["type"]]
         if "minimum" in setting:
             kind += f", at least {setting['minimum']}"
+        if "maximum" in setting:
+            kind += f", at most {setting['maximum']}"
         default = msgspec.json.encode(setting["default"]).decode()
         rows.append(f"| `{name}` | {kind} | `{default}` | {setting['description']} |")
     return _PAGE.format(rows="\n".join(rows))

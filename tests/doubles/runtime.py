@@ -10,7 +10,7 @@ from atoll.engine.runtimes import Output
 from atoll.errors import AgentFailed, AtollError
 from atoll.model.agent import Process, ProcessList, ProcessRow, Statistics
 from atoll.model.container import ContainerState, ExitStatus
-from atoll.model.runtime import RuntimeState
+from atoll.model.runtime import RuntimeState, StartReport
 
 
 class MemoryStdin:
@@ -222,6 +222,9 @@ class MemoryLauncher:
         """Wait for so many launches in all."""
         async with asyncio.timeout(10), self.launched:
             await self.launched.wait_for(lambda: self.launches >= count)
+
+    def started(self, record: ContainerRecord, report: StartReport | None) -> None:
+        """Nothing to learn."""
 
     async def find(self, record: ContainerRecord) -> MemoryRuntime | None:
         """One that runs."""

@@ -10,6 +10,7 @@ import signal
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 
 from msgspec import Raw, Struct
 
@@ -18,7 +19,9 @@ from atoll.errors import AtollError, BootFailed, CommandNotExecutable, CommandNo
 from atoll.guest import Agent
 from atoll.model.agent import Disk, Exec, Exited, Hello, Process, ProcessList, Signal, Start, Started
 from atoll.model.container import BundleSpec
+from atoll.model.runtime import StartReport
 from atoll.runtime.vm import Console, Vm
+from atoll.vmm import DiskSource
 
 
 class HostAgent:
@@ -74,6 +77,8 @@ class HostAgent:
                 self.signal(asked.id, asked.signal)
             case "processes":
                 return ProcessList(rows=())
+            case "ping" | "prepare_template" | "forget":
+                pass
             case "poweroff":
                 asyncio.get_running_loop().call_soon(self.connection.close, "powered off")
         return None
@@ -157,6 +162,18 @@ class HostMachine:
         """The machine's end, as QEMU's `quit` makes it."""
         self.end(0)
 
+    async def grow(self, added_mib: int) -> None:
+        """Nothing to add."""
+
+    async def change_disks(self, image: DiskSource | None, writable: Path | None) -> None:
+        """Nothing to put them behind."""
+
+    def set_priority(self, *, low: bool) -> None:
+        """Nothing to slow."""
+
+    async def save(self) -> None:
+        """Nothing to save."""
+
     @property
     def complaints(self) -> str:
         """Never any."""
@@ -199,6 +216,7 @@ class HostVms:
                         machine=self.machine,
                         agent=agent,
                         console=Console(console),
+                        report=StartReport(kind="cold"),
                         image=Disk(pci="0000:00:05.0"),
                         writable=None if spec.writable_disk is None else Disk(pci="0000:00:06.0"),
                     )

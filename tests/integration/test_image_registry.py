@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from harness.archives import directory, file, symlink, tar
+from harness.checkout import program
 
 from atoll.errors import InvalidRequest, NotFound
 from atoll.image import ContentStore
@@ -31,7 +32,7 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     }
     config = tmp_path_factory.mktemp("config") / "registry.yml"
     config.write_text(f"version: 0.1\nstorage:\n  filesystem: {{}}\nhttp:\n  addr: {host}\n")
-    command = ["docker-registry", "serve", str(config)]
+    command = [program("docker-registry"), "serve", str(config)]
     with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as server:
         assert server.stderr is not None
         try:

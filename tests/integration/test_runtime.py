@@ -23,7 +23,7 @@ from atoll.image.disk import ComposedDisk, DiskLayer, compose_disk
 from atoll.image.layer import write_layer
 from atoll.image.writable import make_writable_disk
 from atoll.kernel import Kernel, KernelStore, agent_path
-from atoll.model.agent import Process
+from atoll.model.agent import Extent, Process
 from atoll.model.container import BundleSpec, ContainerConfig, ExitStatus
 from atoll.runtime.client import RuntimeClient, Session
 from atoll.runtime.logs import LogReader
@@ -121,7 +121,7 @@ async def _container(
         initramfs=str(guest.kernel.initramfs),
         image_disk=str(guest.disk.descriptor),
         image_files={number: str(path) for number, path in guest.disk.files.items()},
-        layers=(str(guest.layer),),
+        layers=tuple(Extent(offset, size) for offset, size in guest.disk.extents),
         writable_disk=str(bundle / "writable.img"),
         accelerator="tcg",
         qemu="qemu-system-x86_64",

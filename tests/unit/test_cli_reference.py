@@ -39,5 +39,13 @@ def test_every_command_and_flag_says_what_it_does() -> None:
 def test_every_command_is_on_the_page() -> None:
     headings = re.findall(r"^### (atoll .*)$", PAGE.read_text(), re.MULTILINE)
     assert len(headings) == len(set(headings))
-    for name in ("run", "ps", "image inspect", "container inspect", "system kernel set", "system start"):
+    for name in (
+        "run",
+        "ps",
+        "image inspect",
+        "container inspect",
+        "system kernel set",
+        "system start",
+        "system template build",
+    ):
         assert f"atoll {name}" in headings

@@ -106,6 +106,6 @@ def test_a_container_that_is_removed_is_not_restarted() -> None:
 
 def test_every_shared_flag_has_a_place_for_its_value() -> None:
     with run.make_context("run", ["busybox"]) as ctx:
-        own = {"detach", "detach_keys", "sig_proxy", "arguments"}
+        own = {"detach", "detach_keys", "sig_proxy", "timings", "arguments"}
         assert set(ctx.params) - own == set(ContainerFlags.__annotations__)
     assert all(isinstance(parameter, click.Parameter) for parameter in run.params)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from doubles.runtime import MemoryLauncher
 
+from atoll.engine.admission import Admission
 from atoll.engine.adoption import adopt_containers, honour_policies
 from atoll.engine.bundle import new_bundle, remove_files
 from atoll.engine.container import Container
@@ -45,6 +46,7 @@ class EngineWithoutVms:
                 launcher=self.launcher,
                 tasks=tasks,
                 registry=Registry(),
+                admission=Admission(Settings(), lambda: 0),
                 remove_files=lambda container_id: remove_files(self.paths, container_id),
             )
             await adopt_containers(services)

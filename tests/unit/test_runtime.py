@@ -29,7 +29,7 @@ from atoll.errors import (
     Unavailable,
     VmFailed,
 )
-from atoll.model.agent import Process
+from atoll.model.agent import Extent, Process
 from atoll.model.container import BundleSpec, ContainerConfig, ContainerState, ExitStatus
 from atoll.runtime import server
 from atoll.runtime.client import RuntimeClient, Session
@@ -77,7 +77,7 @@ async def running(
         kernel="",
         initramfs="",
         image_disk="",
-        layers=("/layer",),
+        layers=(Extent(0, 4096),),
         writable_disk="/writable",
         accelerator="tcg",
         qemu="",

@@ -7,7 +7,7 @@ from msgspec.structs import replace
 
 from atoll.errors import InvalidRequest
 from atoll.guest.capabilities import ALL, DEFAULT, capabilities
-from atoll.guest.network_files import network_files
+from atoll.guest.identity_files import identity_files
 from atoll.guest.start_request import (
     MASKED_PATHS,
     environment,
@@ -17,44 +17,24 @@ from atoll.guest.start_request import (
     start_request,
 )
 from atoll.guest.tmpfs import tmpfs_mount
-from atoll.model.agent import Disk, Limits, Process, Rlimit, Root, Start, Stdio, Terminal
-from atoll.model.container import BundleSpec, ContainerConfig
+from atoll.model.agent import Disk, Extent, Limits, Process, Rlimit, Root, Start, Stdio, Terminal
+from atoll.model.container import ContainerConfig
 from atoll.model.runtime import ExecStart
 
 CONFIG = ContainerConfig(image="busybox", image_id="sha256:0", hostname="box", command=("true",))
-SPEC = BundleSpec(
-    id="0" * 64,
-    name="box",
-    config=CONFIG,
-    bundle="/bundle",
-    run_dir="/run/box",
-    kernel="/kernel",
-    initramfs="/initramfs",
-    image_disk="/disk",
-    layers=("/a", "/b"),
-    writable_disk="/writable",
-    accelerator="tcg",
-    qemu="/usr/bin/qemu-system-x86_64",
-    cpus=1,
-    memory_mib=256,
-    boot_timeout_s=30,
-    vm_uid=None,
-    log_max_bytes=0,
-    log_max_files=0,
-)
+ID = "0123456789abcdef" * 4
+LAYERS = (Extent(1 << 20, 2 << 20), Extent(3 << 20, 1 << 20))
 IMAGE, WRITABLE = Disk(pci="0000:00:05.0"), Disk(pci="0000:00:06.0")
 
 
 def start(config: ContainerConfig) -> Start:
-    spec = replace(SPEC, config=config)
-    return start_request(
-        spec, image=IMAGE, writable=WRITABLE, stdio=Stdio(stdout=1, stderr=2), entropy=b"e" * 64, clock_ns=5
-    )
+    stdio = Stdio(stdout=1, stderr=2)
+    return start_request(config, id=ID, layers=LAYERS, image=IMAGE, writable=WRITABLE, stdio=stdio, growth_mib=128)
 
 
 def test_a_plain_container_starts_with_dockers_defaults() -> None:
     request = start(CONFIG)
-    assert request.root == Root(image=IMAGE, layers=2, writable=WRITABLE, read_only=False)
+    assert request.root == Root(image=IMAGE, layers=LAYERS, writable=WRITABLE, read_only=False)
     assert request.process.arguments == ("true",)
     assert request.process.environment == (
         "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
@@ -66,7 +46,14 @@ def test_a_plain_container_starts_with_dockers_defaults() -> None:
     assert request.masked_paths == MASKED_PATHS
     assert "/proc/sys" in request.readonly_paths
     assert request.limits == Limits()
-    assert (request.entropy, request.clock_ns) == (b"e" * 64, 5)
+    assert request.growth_bytes == 128 << 20
+
+
+def test_no_two_starts_have_the_same_randomness() -> None:
+    first, second = start(CONFIG), start(CONFIG)
+    assert len(first.entropy) == 64
+    assert first.entropy != second.entropy
+    assert second.clock_ns >= first.clock_ns > 1_700_000_000 * 10**9
 
 
 def test_the_entrypoint_comes_before_the_command() -> None:
@@ -175,14 +162,15 @@ def test_any_tmpfs_is_made_or_refused(target: str, options: str) -> None:
 
 
 def test_names_and_servers_go_into_the_usual_files() -> None:
-    files = network_files(
+    files = identity_files(
         replace(
             CONFIG,
             extra_hosts=("db:10.0.0.5", "six=[::2]", "colon:fe80::1"),
             dns=("10.0.0.1",),
             dns_search=("a.test", "b.test"),
             dns_options=("ndots:2",),
-        )
+        ),
+        ID,
     )
     assert files["/etc/hostname"] == b"box\n"
     assert files["/etc/hosts"].startswith(b"127.0.0.1\tlocalhost\n::1\tlocalhost")
@@ -202,13 +190,13 @@ def test_names_and_servers_go_into_the_usual_files() -> None:
 )
 def test_bad_names_and_servers_are_refused(change: dict[str, tuple[str, ...]]) -> None:
     with pytest.raises(InvalidRequest, match="bad"):
-        network_files(replace(CONFIG, **change))
+        identity_files(replace(CONFIG, **change), ID)
 
 
 def test_an_exec_is_like_the_container_where_it_says_nothing() -> None:
     config = replace(CONFIG, environment=("A=1",), user="app", cap_drop=("ALL",), no_new_privileges=True)
     process = Process(arguments=("id",), environment=("A=2", "B=3"), working_dir="/srv")
-    request = exec_request(replace(SPEC, config=config), ExecStart(id="e", process=process), Stdio(stdout=9))
+    request = exec_request(config, ExecStart(id="e", process=process), Stdio(stdout=9))
     assert request.process.user == "app"
     assert request.process.capabilities == ()
     assert request.process.no_new_privileges
@@ -219,7 +207,7 @@ def test_an_exec_is_like_the_container_where_it_says_nothing() -> None:
 
 def test_an_exec_may_be_privileged_in_a_plain_container() -> None:
     process = Process(arguments=("id",), user="0", terminal=Terminal(rows=5, columns=6))
-    request = exec_request(SPEC, ExecStart(id="e", privileged=True, process=process), Stdio())
+    request = exec_request(CONFIG, ExecStart(id="e", privileged=True, process=process), Stdio())
     assert request.privileged
     assert request.process.capabilities == ALL
     assert request.process.user == "0"

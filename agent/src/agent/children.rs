@@ -59,22 +59,20 @@ impl Agent {
     /// Takes a child on its way to execve(2) into the table.
     pub(super) fn enrol(
         &mut self,
-        request: u32,
         id: &str,
         process: &message::Process,
         ours: [Option<OwnedFd>; 3],
-        listener: Listener,
         child: Child,
+        starting: Starting,
     ) -> Result<()> {
         let serial = self.next_serial;
         self.next_serial += 1;
         self.events.watch(&child.pidfd, Source::Child).during("watch a process")?;
-        self.events.watch(&listener, Source::Report(serial)).during("watch a process")?;
+        self.events.watch(&starting.listener, Source::Report(serial)).during("watch a process")?;
         let [stdin, stdout, stderr] = ours;
         self.connect_input(process.stdio.stdin, stdin)?;
         self.connect_output(process.stdio.stdout, stdout, false)?;
         self.connect_output(process.stdio.stderr, stderr, false)?;
-        let starting = Starting { request, listener };
         let process = Process::new(id, child, starting, process.stdio, cgroup::out_of_memory_kills());
         self.processes.insert(serial, process);
         Ok(())
@@ -126,10 +124,11 @@ impl Agent {
                     process.self_kills = Some(listener);
                 }
                 Report::Executed => {
-                    process.starting = None;
                     let (pid, is_first) = (process.pid.as_raw_nonzero().get(), process.id == FIRST);
-                    self.answer(request, Ok(message::Started { pid }));
-                    if is_first {
+                    let Some(mut starting) = process.starting.take() else { return };
+                    starting.stopwatch.done("exec");
+                    self.answer(request, Ok(message::Started { pid, steps: starting.stopwatch.steps() }));
+                    if is_first && device::has_background() {
                         self.bind_in_background();
                     }
                 }
@@ -213,14 +212,16 @@ impl Agent {
         let done = self.processes.iter().find(|(_, process)| is_done(process)).map(|(&serial, _)| serial);
         let Some(process) = done.and_then(|serial| self.processes.remove(&serial)) else { return false };
         let out_of_memory = cgroup::out_of_memory_kills() > process.kills_before;
-        if process.id == FIRST {
-            self.take_container_apart();
-        }
         if process.has_failed {
             process.outputs().for_each(|id| self.streams.forget(id));
         } else {
             let code = process.exit_code.unwrap_or_default();
             self.send(Kind::Event, 0, &("exited", message::Exited { id: &process.id, code, out_of_memory }));
+        }
+        if process.id == FIRST {
+            // Nobody waits for this: who wants the disk to be whole has the power switched off.
+            self.port.flush();
+            self.take_container_apart();
         }
         true
     }

@@ -13,6 +13,7 @@ use crate::channel::port::{Port, Read};
 use crate::container::Container;
 use crate::events::{Events, Source};
 use crate::failure::{During, Failure, Result};
+use crate::memory;
 use crate::message;
 use crate::process::table::Process;
 use crate::streams::Streams;
@@ -33,6 +34,8 @@ pub struct Agent {
     processes: BTreeMap<u32, Process>,
     next_serial: u32,
     container: Option<Container>,
+    /// The memory that the guest was booted with, as far as its kernel manages it.
+    booted_bytes: u64,
 }
 
 impl Agent {
@@ -50,6 +53,7 @@ impl Agent {
             processes: BTreeMap::new(),
             next_serial: 1,
             container: None,
+            booted_bytes: memory::total_bytes(),
         };
         agent.say_hello();
         Ok(agent)

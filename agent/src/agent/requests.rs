@@ -7,8 +7,9 @@ use crate::channel::frame::Broken;
 use crate::container::Container;
 use crate::failure::{Code, During, Failure, Result};
 use crate::message::{self, Request};
-use crate::process::table::{FIRST, Process};
+use crate::process::table::{FIRST, Process, Starting};
 use crate::process::terminal;
+use crate::stopwatch::Stopwatch;
 use crate::{power, processes, statistics};
 
 impl Agent {
@@ -19,12 +20,12 @@ impl Agent {
         match request {
             Request::Ping => self.answer(id, Ok(())),
             Request::Start(start) => {
-                if let Err(failure) = self.start(id, &start) {
+                if let Err(failure) = self.start(id, &start, Stopwatch::start()) {
                     self.answer::<()>(id, Err(failure));
                 }
             }
             Request::Exec(exec) => {
-                if let Err(failure) = self.exec(id, &exec) {
+                if let Err(failure) = self.exec(id, &exec, Stopwatch::start()) {
                     self.answer::<()>(id, Err(failure));
                 }
             }
@@ -53,6 +54,10 @@ impl Agent {
                 let result = power::prepare_template(self.container.is_some());
                 self.answer(id, result);
             }
+            Request::Forget => {
+                let result = self.forget();
+                self.answer(id, result);
+            }
             Request::Unknown(method) => {
                 let failure = Failure::new(Code::InvalidRequest, format!("the agent knows no request {method}"));
                 self.answer::<()>(id, Err(failure));
@@ -61,14 +66,18 @@ impl Agent {
         Ok(())
     }
 
-    fn start(&mut self, request: u32, start: &message::Start) -> Result<()> {
+    fn start(&mut self, request: u32, start: &message::Start, mut stopwatch: Stopwatch) -> Result<()> {
         if self.container.is_some() {
             return Err(Failure::new(Code::Conflict, "this guest has started its container already"));
         }
         let plan = self.plan(FIRST, &start.process)?;
         let container = self.container.insert(Container::default());
-        match container.start(start, plan.theirs, plan.reporter) {
-            Ok(child) => self.enrol(request, FIRST, &start.process, plan.ours, plan.listener, child),
+        let memory_bytes = self.booted_bytes + start.growth_bytes;
+        match container.start(start, memory_bytes, plan.theirs, plan.reporter, &mut stopwatch) {
+            Ok(child) => {
+                let starting = Starting { request, listener: plan.listener, stopwatch };
+                self.enrol(FIRST, &start.process, plan.ours, child, starting)
+            }
             Err(failure) => {
                 self.take_container_apart();
                 Err(failure)
@@ -76,14 +85,23 @@ impl Agent {
         }
     }
 
-    fn exec(&mut self, request: u32, exec: &message::Exec) -> Result<()> {
+    fn exec(&mut self, request: u32, exec: &message::Exec, stopwatch: Stopwatch) -> Result<()> {
         if self.find(&exec.id).is_ok() {
             return Err(Failure::new(Code::Conflict, format!("there is a process {} already", exec.id)));
         }
         let plan = self.plan(&exec.id, &exec.process)?;
         let (container, first) = self.running()?;
         let child = container.exec(exec, &first.pidfd, plan.theirs, plan.reporter)?;
-        self.enrol(request, &exec.id, &exec.process, plan.ours, plan.listener, child)
+        let starting = Starting { request, listener: plan.listener, stopwatch };
+        self.enrol(&exec.id, &exec.process, plan.ours, child, starting)
+    }
+
+    /// Makes room for another container once the last one has ended: that was a rehearsal.
+    fn forget(&mut self) -> Result<()> {
+        if !self.processes.is_empty() {
+            return Err(Failure::new(Code::Conflict, "the container has not ended"));
+        }
+        self.container.take().map_or(Ok(()), Container::forget)
     }
 
     /// The container and its first process, if that runs.

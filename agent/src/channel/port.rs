@@ -10,10 +10,9 @@ use std::path::PathBuf;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
-use rustix::net::netlink::{KOBJECT_UEVENT, SocketAddrNetlink};
-use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType};
 
 use super::frame::{self, HEADER, Kind};
+use crate::announcements::Announcements;
 
 const NAME: &str = "org.atoll.agent";
 const PORTS: &str = "/sys/class/virtio-ports";
@@ -21,26 +20,6 @@ const PORTS: &str = "/sys/class/virtio-ports";
 const PORT_WRITE: usize = 32 << 10;
 /// Payload of a bulk frame: with its header it fills two writes.
 pub const CHUNK: usize = 2 * PORT_WRITE - HEADER;
-
-/// The kernel's announcements of devices. Opened before the driver is bound, it misses nothing.
-pub struct Announcements(OwnedFd);
-
-impl Announcements {
-    pub fn open() -> rustix::io::Result<Announcements> {
-        let flags = SocketFlags::CLOEXEC;
-        let protocol = Some(KOBJECT_UEVENT);
-        let socket = rustix::net::socket_with(AddressFamily::NETLINK, SocketType::DGRAM, flags, protocol)?;
-        rustix::net::bind(&socket, &SocketAddrNetlink::new(0, 1))?;
-        Ok(Announcements(socket))
-    }
-
-    /// Blocks until the kernel announces something.
-    fn wait(&self) {
-        // What is announced does not matter, nor does a message lost to a full buffer: the caller looks for itself.
-        let mut message = [0u8; 4096];
-        let _ = rustix::net::recv(&self.0, &mut message, RecvFlags::empty());
-    }
-}
 
 /// What reading or writing the port has come to.
 #[derive(Debug, PartialEq, Eq)]

@@ -40,6 +40,11 @@ impl Cgroup {
         self.directory.as_fd()
     }
 
+    /// Removes the container's cgroup, when it has no member any more.
+    pub fn remove(self) -> Result<()> {
+        rustix::fs::rmdir(CONTAINER).during("remove the container's cgroup")
+    }
+
     /// Kills every process of the container.
     pub fn kill(&self) {
         let _ = write_attribute(format!("{CONTAINER}/cgroup.kill"), b"1"); // absent: the pid namespace does it

@@ -14,7 +14,8 @@ use crate::message::{self, Start};
 use crate::process::launch::{self, Ends, Launch};
 use crate::process::report::Reporter;
 use crate::process::spawn::{self, Child};
-use crate::{entropy, network};
+use crate::stopwatch::Stopwatch;
+use crate::{entropy, memory, network};
 use cgroup::Cgroup;
 use root::Root;
 
@@ -27,13 +28,26 @@ pub struct Container {
 
 impl Container {
     /// Makes what the first process needs, and starts it.
-    pub fn start(&mut self, start: &Start, ends: Ends, reporter: Reporter) -> Result<Child> {
+    pub fn start(
+        &mut self,
+        start: &Start,
+        memory_bytes: u64,
+        ends: Ends,
+        reporter: Reporter,
+        stopwatch: &mut Stopwatch,
+    ) -> Result<Child> {
         // Before anything of the container runs: clones of a template share the state of their random numbers.
         entropy::mix(&start.entropy).during("mix in the host's entropy")?;
         entropy::set_clock(start.clock_ns).during("set the clock")?;
         network::bring_up_loopback().during("bring up the loopback interface")?;
+        stopwatch.done("entropy and clock");
         self.root.mount(&start.root)?;
+        stopwatch.done("root file system");
         let cgroup = self.cgroup.insert(Cgroup::create(&start.limits)?);
+        stopwatch.done("cgroup");
+        // It comes while all this is done, on another processor where there is one.
+        memory::wait_for(memory_bytes)?;
+        stopwatch.done("memory");
         let namespaces = libc::CLONE_NEWPID | libc::CLONE_NEWNS | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS;
         let body = || {
             let launch = Launch { process: &start.process, init: start.init, first: true };
@@ -74,6 +88,12 @@ impl Container {
     /// Takes the file systems apart: what was written is on the disk afterwards.
     pub fn unmount(&mut self) {
         self.root.unmount();
+    }
+
+    /// Leaves nothing of a container that has been taken apart.
+    pub fn forget(mut self) -> Result<()> {
+        self.root.forget()?;
+        self.cgroup.map_or(Ok(()), Cgroup::remove)
     }
 }
 

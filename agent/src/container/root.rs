@@ -4,7 +4,7 @@
 //! when the container has ended the agent takes them apart, so that nothing written is lost.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::Mode;
 use rustix::mount::{MountFlags, UnmountFlags};
@@ -26,15 +26,17 @@ const EXT4_OPTIONS: &std::ffi::CStr = c"noinit_itable,errors=remount-ro";
 pub struct Root {
     /// Mount points, the last one made first to go.
     mounted: Vec<String>,
+    disks: Vec<PathBuf>,
 }
 
 impl Root {
     /// Binds the disks' drivers and mounts everything at [`ROOT`].
     pub fn mount(&mut self, root: &message::Root) -> Result<()> {
         let image = device::disk(&root.image.pci)?;
+        self.disks.push(image.clone());
         let mut lower = Vec::new();
-        for number in 1..=root.layers {
-            let node = device::partition(&image, number)?;
+        for (number, &extent) in (1..).zip(&root.layers) {
+            let node = device::partition(&image, number, extent)?;
             let target = format!("{LAYERS}/{number}");
             self.attach(&node, &target, "squashfs", MountFlags::RDONLY, None)?;
             lower.insert(0, target);
@@ -47,6 +49,7 @@ impl Root {
         match &root.writable {
             Some(disk) => {
                 let node = device::disk(&disk.pci)?;
+                self.disks.push(node.clone());
                 self.attach(&node, WRITABLE, "ext4", MountFlags::NOATIME, Some(EXT4_OPTIONS))?;
             }
             // Room for nothing but the mount points that the image lacks; the root becomes read-only later.
@@ -93,6 +96,14 @@ impl Root {
         if is_busy {
             rustix::fs::sync();
         }
+    }
+
+    /// Forgets the disks, once they are unmounted.
+    pub fn forget(&mut self) -> Result<()> {
+        for disk in self.disks.drain(..) {
+            device::forget_content(&disk).during(format_args!("forget the content of {}", disk.display()))?;
+        }
+        Ok(())
     }
 }
 

@@ -11,6 +11,7 @@ use super::spawn::Child;
 use crate::container::cgroup;
 use crate::failure::{Code, Failure, Result, reason};
 use crate::message::Stdio;
+use crate::stopwatch::Stopwatch;
 
 /// The container's first process in requests and events.
 pub const FIRST: &str = "init";
@@ -20,6 +21,7 @@ pub struct Starting {
     /// The request that waits for it.
     pub request: u32,
     pub listener: Listener,
+    pub stopwatch: Stopwatch,
 }
 
 pub struct Process {

@@ -5,23 +5,36 @@ import shutil
 from pathlib import Path
 
 from aiohttp import web
-from msgspec import Struct
+from msgspec import Struct, to_builtins
 
 from atoll import __version__
 from atoll.api.human import timestamp
 from atoll.api.requests import answer, body_of, engine_of, nothing, whole_number
 from atoll.api.schemas import KernelBody
 from atoll.engine.engine import Engine
+from atoll.engine.sizing import LEAST_MEMORY_MIB, VmSize, default_size
 from atoll.engine.status import (
     TCG_WARNING,
     AcceleratorStatus,
     ContainerCounts,
     EngineStatus,
     KernelStatus,
+    PoolStatus,
+    TemplateCounts,
+    host_cpus,
     qemu_version,
 )
-from atoll.errors import AtollError, InvalidRequest
+from atoll.errors import AtollError, InvalidRequest, NotFound
 from atoll.kernel import KernelInfo
+from atoll.template import StoredTemplate
+
+
+class TemplateBody(Struct, frozen=True, rename="pascal"):
+    """Body of `POST /atoll/templates`: virtual CPUs and memory in bytes of the VMs that it is for."""
+
+    cpus: int | None = None
+    memory: int | None = None
+    force: bool = False
 
 
 class StopBody(Struct, frozen=True):
@@ -70,6 +83,10 @@ async def status(request: web.Request) -> web.Response:
             qemu_version=found or "",
             containers=ContainerCounts(**engine.counts()),
             images=len(await engine.images.content.list()),
+            templates=await _template_counts(engine),
+            pool=PoolStatus(
+                ready=engine.pool.ready, size=engine.settings.pool_size if engine.settings.templates else 0
+            ),
             warnings=warnings,
         )
     )
@@ -81,6 +98,12 @@ async def _kernel_status(engine: Engine) -> KernelStatus:
     except AtollError as error:
         return KernelStatus(version=None, reason=str(error))
     return KernelStatus(version=kernel.version, image=str(kernel.image))
+
+
+async def _template_counts(engine: Engine) -> TemplateCounts:
+    all_ = engine.templates.list()
+    current = [stored for stored in all_ if await _is_current(engine, stored)]
+    return TemplateCounts(total=len(all_), current=len(current))
 
 
 def _accelerator_status(engine: Engine) -> AcceleratorStatus:
@@ -131,10 +154,84 @@ def _kernel_json(kernel: KernelInfo) -> dict[str, object]:
     }
 
 
+async def list_templates(request: web.Request) -> web.Response:
+    """The templates that are on disk."""
+    engine = engine_of(request)
+    return answer([await _template_json(engine, stored) for stored in engine.templates.list()])
+
+
+async def build_template(request: web.Request) -> web.Response:
+    """Build a template, for a VM of the usual size unless the body says otherwise, and wait for it."""
+    engine, body = engine_of(request), await body_of(request, TemplateBody)
+    usual = default_size(engine.settings)
+    memory_mib = usual.memory_mib if body.memory is None else -(-body.memory // (1 << 20))
+    size = VmSize(body.cpus or usual.cpus, max(LEAST_MEMORY_MIB, memory_mib))
+    if not 1 <= size.cpus <= host_cpus():
+        raise InvalidRequest(f"a template for {size.cpus} CPUs cannot be built: this host has {host_cpus()}")
+    kernel, vm = await engine.vms.make(size)
+    building = engine.templates.build(kernel, vm, force=body.force)
+    stored = await engine.tasks.finish(building, "building of a template")
+    engine.pool.refill()
+    return answer(await _template_json(engine, stored))
+
+
+async def inspect_template(request: web.Request) -> web.Response:
+    """One template, with all that it was made of."""
+    engine = engine_of(request)
+    stored = engine.templates.get(request.match_info["id"])
+    key = to_builtins(stored.record.key)
+    digests = {"MemoryDigest": stored.record.memory_digest, "StateDigest": stored.record.state_digest}
+    return answer(await _template_json(engine, stored) | {"Key": key} | digests)
+
+
+async def remove_template(request: web.Request) -> web.Response:
+    """Remove a template; it is built again when a container needs it."""
+    engine = engine_of(request)
+    stored = engine.templates.get(request.match_info["id"])
+    engine.templates.discard(stored.record.key, "somebody removed it")
+    return nothing()
+
+
+async def _template_json(engine: Engine, stored: StoredTemplate) -> dict[str, object]:
+    key = stored.record.key
+    return {
+        "ID": key.id,
+        "Kernel": key.kernel_version,
+        "Cpus": key.cpus,
+        "MemoryMib": key.memory_mib,
+        "Accelerator": key.accelerator,
+        "SizeBytes": stored.size_bytes,
+        "CreatedAt": timestamp(stored.record.created_at),
+        "LastUsedAt": timestamp(stored.last_used_at),
+        "Current": await _is_current(engine, stored),
+        "Qemu": key.qemu.partition(" ")[0],
+    }
+
+
+async def _is_current(engine: Engine, stored: StoredTemplate) -> bool:
+    try:
+        return engine.templates.is_current(await engine.kernels.current(), engine.vms.qemu(), stored)
+    except AtollError:
+        return False
+
+
+async def timings(request: web.Request) -> web.Response:
+    """Where the time of a container's last start went."""
+    container = engine_of(request).containers.get(request.match_info["id"])
+    if container.timings is None:
+        raise NotFound(f"container {container.name} was not started by this engine")
+    return answer(container.timings)
+
+
 ROUTES = (
     ("GET", "/atoll/info", info),
     ("GET", "/atoll/status", status),
     ("GET", "/atoll/kernels", list_kernels),
     ("POST", "/atoll/kernels", set_kernel),
+    ("GET", "/atoll/templates", list_templates),
+    ("POST", "/atoll/templates", build_template),
+    ("GET", "/atoll/templates/{id}", inspect_template),
+    ("DELETE", "/atoll/templates/{id}", remove_template),
+    ("GET", "/atoll/containers/{id}/timings", timings),
     ("POST", "/atoll/stop", stop),
 )

@@ -12,6 +12,7 @@ STATUSES: dict[type[errors.AtollError], int] = {
     errors.VmFailed: 500,
     errors.RegistryFailed: 500,
     errors.OutOfSpace: 500,
+    errors.OutOfMemory: 503,
     errors.Unavailable: 503,
     errors.Unsupported: 501,
 }

@@ -180,6 +180,10 @@ class Connection:
 
     # --- requests and events
 
+    def assume_hello(self, hello: Hello) -> None:
+        """The peer has said HELLO on an earlier connection, and does not say it again."""
+        self._hello.set_result(hello)
+
     async def hello(self, deadline_s: float) -> Hello:
         """The peer's first frame; raises `TimeoutError` after `deadline_s`, `AgentFailed` when the channel breaks."""
         async with asyncio.timeout(deadline_s):

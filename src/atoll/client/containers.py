@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         Object,
         ProcessTable,
         Statistics,
+        Timings,
         WaitResult,
     )
 
@@ -70,6 +71,11 @@ def get(client: Client, container: str) -> "Container":
 def start(client: Client, container: str, *, detach_keys: str | None = None) -> None:
     """Start; no error when it runs already."""
     client.post(_path(container, "start"), {"detachKeys": detach_keys})
+
+
+def timings(client: Client, container: str) -> "Timings":
+    """Where the time of its last start went; gone with the container."""
+    return cast("Timings", client.get(f"/atoll{_path(container, 'timings')}"))
 
 
 def stop(client: Client, container: str, *, signal: str | None, timeout_s: int | None) -> None:

@@ -205,6 +205,36 @@ class Statistics(TypedDict, total=False):
     pids_stats: PidStatistics
 
 
+class Phase(TypedDict):
+    """A part of a start, in milliseconds since it was asked for."""
+
+    Name: str
+    StartMs: float
+    EndMs: float
+
+
+class Timings(TypedDict):
+    """`GET /atoll/containers/{id}/timings`; `Kind` is `cold`, `clone` or `pool`."""
+
+    Kind: str
+    Phases: list[Phase]
+
+
+class Template(TypedDict, total=False):
+    """One row of `GET /atoll/templates`; times as RFC 3339."""
+
+    ID: str
+    Kernel: str
+    Cpus: int
+    MemoryMib: int
+    Accelerator: str
+    SizeBytes: int
+    CreatedAt: str
+    LastUsedAt: str | None
+    Current: bool
+    Qemu: str
+
+
 class Kernel(TypedDict, total=False):
     """One row of `GET /atoll/kernels`."""
 

@@ -22,6 +22,8 @@ from atoll.engine.restart import Backoff, restarts_after_exit
 from atoll.engine.runtimes import Runtime
 from atoll.engine.services import Services
 from atoll.engine.signals import signal_number
+from atoll.engine.sizing import vm_memory_mib
+from atoll.engine.timings import StartTimings, Timings
 from atoll.engine.waiters import WaitCondition, Waiters
 from atoll.errors import (
     AtollError,
@@ -31,6 +33,7 @@ from atoll.errors import (
     VmFailed,
 )
 from atoll.model.container import ContainerState, ExitStatus
+from atoll.model.runtime import RuntimeState
 
 log = logging.getLogger("atoll.engine")
 
@@ -40,6 +43,7 @@ class Container:
 
     def __init__(self, record: ContainerRecord, services: Services) -> None:
         self.record = record
+        self.timings: StartTimings | None = None
         self._services = services
         self._runtime: Runtime | None = None
         self._attachments: list[Attachment] = []
@@ -104,8 +108,25 @@ class Container:
             self._settled.set()
 
     async def _launch(self) -> None:
+        launcher, timings = self._services.launcher, Timings()
         await self._vm_is_gone.wait()
-        runtime = await self._services.launcher.launch(self.record)
+        memory_mib = vm_memory_mib(self.record.config, self._services.settings)
+        report = None
+        try:
+            async with self._services.admission.start(self.name, memory_mib):
+                timings.done("queue")
+                runtime = await launcher.launch(self.record)
+                timings.done("launch")
+                started = await self._run(runtime)
+            report = started.report
+        finally:
+            launcher.started(self.record, report)
+        self._change(state=ContainerState.RUNNING, pid=started.pid, started_at=started.started_at or _now())
+        self._watch(runtime)
+        self.timings = timings.with_report(report)
+
+    async def _run(self, runtime: Runtime) -> RuntimeState:
+        """Start the first process; the runtime is let go when that fails."""
         self._runtime = runtime
         try:
             if self._is_being_removed:
@@ -113,7 +134,7 @@ class Container:
             for attachment in self._attachments:
                 await attachment.open(runtime)
             self._attachments.clear()
-            started = await runtime.start()
+            return await runtime.start()
         except BaseException as error:
             self._runtime = None
             self._vm_is_gone.clear()
@@ -121,8 +142,6 @@ class Container:
                 runtime.kill()
             self._services.tasks.spawn(self._let_go(runtime), f"end of the runtime of container {self.name}")
             raise
-        self._change(state=ContainerState.RUNNING, pid=started.pid, started_at=started.started_at or _now())
-        self._watch(runtime)
 
     async def _start_failed(self, error: AtollError) -> None:
         log.warning("container %s did not start: %s", self.name, error)

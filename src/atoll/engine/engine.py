@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from atoll.engine.accelerators import AcceleratorChoice
+from atoll.engine.admission import Admission
 from atoll.engine.adoption import adopt_containers, honour_policies
 from atoll.engine.bundle import remove_files
 from atoll.engine.container import Container
@@ -21,9 +22,14 @@ from atoll.engine.execs import Execs
 from atoll.engine.images import Images
 from atoll.engine.launch import RuntimeLauncher
 from atoll.engine.lock import engine_lock
+from atoll.engine.pool import Pool
 from atoll.engine.record import RecordTable
 from atoll.engine.registry import Registry
 from atoll.engine.services import Services, Tasks
+from atoll.engine.sizing import default_size, vm_memory_mib
+from atoll.engine.stage import Stages
+from atoll.engine.templates import Templates
+from atoll.engine.vms import VmMaker
 from atoll.errors import AtollError, NotModified
 from atoll.image import ContentStore, Limits
 from atoll.kernel import KernelStore, agent_path
@@ -32,8 +38,11 @@ from atoll.paths import Paths
 from atoll.runtime.spawner import Spawner
 from atoll.settings import Settings
 from atoll.store import Database
+from atoll.template import TemplateStore
 
 log = logging.getLogger("atoll.engine")
+
+TIDY_UP_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -44,6 +53,9 @@ class Engine:
     images: Images
     kernels: KernelStore
     accelerators: AcceleratorChoice
+    vms: VmMaker
+    templates: Templates
+    pool: Pool
     execs: Execs
     started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
@@ -92,12 +104,15 @@ class Engine:
                 log.warning("container %s could not be stopped: %s", container.name, end)
 
     def warm_up(self) -> None:
-        """Do in the background what the first start would wait for: the initramfs, and the choice of accelerator."""
+        """Do in the background what the first start would wait for: initramfs, accelerator, template, pool."""
         self.tasks.spawn(self._warm_up(), "preparation of the first start")
 
     async def _warm_up(self) -> None:
         try:
-            await self.accelerators.choose(await self.kernels.current())
+            kernel, vm = await self.vms.make(default_size(self.settings))
+            if self.settings.templates:
+                await self.templates.build(kernel, vm)
+            self.pool.refill()
         except AtollError as error:
             log.info("the first start is not prepared: %s", error)
 
@@ -107,6 +122,19 @@ class Engine:
         paused = sum(record.state is ContainerState.PAUSED for record in records)
         running = sum(record.is_running for record in records) - paused
         return {"total": len(records), "running": running, "paused": paused, "stopped": len(records) - running - paused}
+
+
+async def _tidy_up(templates: Templates, pool: Pool) -> None:
+    while True:
+        await asyncio.sleep(TIDY_UP_S)
+        await pool.tidy_up()
+        templates.tidy_up()
+
+
+def promised_mib(containers: Registry[Container], settings: Settings) -> int:
+    """The memory that containers which run, or are being started, may use."""
+    records = (container.record for container in containers)
+    return sum(vm_memory_mib(record.config, settings) for record in records if record.has_vm)
 
 
 @asynccontextmanager
@@ -131,20 +159,33 @@ async def open_engine(paths: Paths, settings: Settings) -> AsyncIterator[Engine]
         accelerators = AcceleratorChoice(settings, paths.root / "accelerator.json", tasks)
         registry: Registry[Container] = Registry()
         events = EventBus()
+        vms = VmMaker(paths, settings, kernels, accelerators)
+        admission = Admission(settings, lambda: promised_mib(registry, settings))
+        stages = Stages(paths.templates / "rehearsal")
+        templates = Templates(settings, TemplateStore(paths.templates), stages, tasks)
+        stack.callback(templates.close)
+        usual = default_size(settings)
+        pool = Pool(paths, settings, templates, stages, spawner, admission, tasks, vms.make, usual)
+        stack.push_async_callback(pool.close)
         services = Services(
             paths=paths,
             settings=settings,
             table=RecordTable(database),
             events=events,
-            launcher=RuntimeLauncher(paths, settings, content, kernels, accelerators, spawner),
+            launcher=RuntimeLauncher(paths, settings, content, vms, templates, pool, spawner),
             tasks=tasks,
             registry=registry,
+            admission=admission,
             remove_files=lambda container_id: remove_files(paths, container_id),
         )
         await adopt_containers(services)
         honour_policies(services)
+        tasks.spawn(_tidy_up(templates, pool), "tidying up")
         yield Engine(
             services=services,
+            vms=vms,
+            templates=templates,
+            pool=pool,
             images=Images(content, registry, events),
             kernels=kernels,
             accelerators=accelerators,

@@ -2,27 +2,25 @@
 
 import asyncio
 import shutil
-from typing import Protocol
+
+from msgspec import structs
 
 from atoll.engine.bundle import WRITABLE, read_exit, write_spec
+from atoll.engine.pool import Pool
 from atoll.engine.record import ContainerRecord
-from atoll.engine.sizing import virtual_cpus, vm_memory_mib
-from atoll.errors import AtollError, Unavailable
-from atoll.image import ContentStore
-from atoll.kernel import Kernel, KernelStore
-from atoll.model.container import BundleSpec, ExitStatus
+from atoll.engine.sizing import vm_size
+from atoll.engine.templates import Templates
+from atoll.engine.vms import VmMaker
+from atoll.errors import AtollError
+from atoll.image import ComposedDisk, ContentStore
+from atoll.model.agent import Extent
+from atoll.model.container import BundleSpec, ExitStatus, VmSpec
+from atoll.model.runtime import StartReport
 from atoll.paths import Paths
 from atoll.runtime.client import RuntimeClient
 from atoll.runtime.spawner import Spawner
 from atoll.settings import Settings
-from atoll.vmm import Accelerator
-
-
-class Accelerators(Protocol):
-    """Chooses how guest code runs."""
-
-    async def choose(self, kernel: Kernel) -> Accelerator:
-        """The accelerator for `kernel`; the first time takes as long as a boot."""
+from atoll.template import TemplateKey
 
 
 class RuntimeLauncher:
@@ -33,29 +31,53 @@ class RuntimeLauncher:
         paths: Paths,
         settings: Settings,
         content: ContentStore,
-        kernels: KernelStore,
-        accelerators: Accelerators,
+        vms: VmMaker,
+        templates: Templates,
+        pool: Pool,
         spawner: Spawner,
     ) -> None:
         self._paths = paths
         self._settings = settings
         self._content = content
-        self._kernels = kernels
-        self._accelerators = accelerators
+        self._vms = vms
+        self._templates = templates
+        self._pool = pool
         self._spawner = spawner
+        self._used: dict[str, TemplateKey] = {}
 
     async def launch(self, record: ContainerRecord) -> RuntimeClient:
-        """Fork a runtime, whose VM boots at once; raises `Unavailable` (no QEMU, no kernel), `NotFound`, `VmFailed`."""
-        spec = await self._spec(record)
+        """A runtime whose VM is ready, or comes up at once: one of the pool, a clone, or booted cold.
+
+        Raises `Unavailable` (no QEMU, no kernel), `NotFound`, `VmFailed`.
+        """
+        size = vm_size(record.config, self._settings)
+        (kernel, vm), image = await asyncio.gather(self._vms.make(size), self._content.get(record.config.image_id))
+        disk, found = await asyncio.gather(self._content.image_disk(image), self._templates.find(kernel, vm))
         run_dir = self._paths.run_dir(record.id)
         shutil.rmtree(run_dir, ignore_errors=True)
-        run_dir.mkdir(mode=0o700)
         try:
-            await self._spawner.spawn(write_spec(spec))
+            config = write_spec(self._spec(record, vm, disk))
+            if found is not None:
+                self._used[record.id] = found[0]
+                claimed = await self._pool.claim(size, found[0], config, run_dir)
+                if claimed is not None:
+                    return claimed
+            run_dir.mkdir(mode=0o700, exist_ok=True)
+            await self._spawner.spawn(config, found[1].saved if found is not None else None)
             return await RuntimeClient.connect(run_dir)
         except BaseException:
             shutil.rmtree(run_dir, ignore_errors=True)
             raise
+        finally:
+            if found is not None:
+                found[1].close()
+
+    def started(self, record: ContainerRecord, report: StartReport | None) -> None:
+        """A container has started, or has failed to (None): what that says of its template, and of the pool."""
+        key = self._used.pop(record.id, None)
+        if key is not None and report is not None and report.template_failure:
+            self._templates.discard(key, report.template_failure)
+        self._pool.refill()
 
     async def find(self, record: ContainerRecord) -> RuntimeClient | None:
         """The runtime of a container, when it answers."""
@@ -72,36 +94,19 @@ class RuntimeLauncher:
         """What the last runtime left in the bundle."""
         return read_exit(self._paths.bundle(record.id))
 
-    async def _spec(self, record: ContainerRecord) -> BundleSpec:
+    def _spec(self, record: ContainerRecord, vm: VmSpec, disk: ComposedDisk) -> BundleSpec:
         config, settings = record.config, self._settings
         bundle = self._paths.bundle(record.id)
-        qemu = shutil.which(settings.qemu)
-        if qemu is None:
-            raise Unavailable(
-                f"QEMU is missing: {settings.qemu} is not on PATH, install qemu-system-x86 or name it in "
-                f"{self._paths.settings_file}"
-            )
-        kernel = await self._kernels.current()
-        image = await self._content.get(config.image_id)
-        disk, accelerator = await asyncio.gather(self._content.image_disk(image), self._accelerators.choose(kernel))
         return BundleSpec(
+            **structs.asdict(vm) | {"vm_uid": record.vm_uid, "run_dir": str(self._paths.run_dir(record.id))},
             id=record.id,
             name=record.name,
             config=config,
             bundle=str(bundle),
-            run_dir=str(self._paths.run_dir(record.id)),
-            kernel=str(kernel.image),
-            initramfs=str(kernel.initramfs),
             image_disk=str(disk.descriptor),
-            layers=tuple(str(layer.squashfs) for layer in image.layers),
             image_files={number: str(file) for number, file in disk.files.items()},
+            layers=tuple(Extent(offset, size) for offset, size in disk.extents),
             writable_disk=None if config.read_only else str(bundle / WRITABLE),
-            accelerator=accelerator.name,
-            qemu=qemu,
-            cpus=virtual_cpus(config, settings),
-            memory_mib=vm_memory_mib(config, settings),
-            boot_timeout_s=settings.boot_timeout_s,
-            vm_uid=record.vm_uid,
             log_max_bytes=config.log_max_bytes or settings.log_max_mib << 20,
             log_max_files=config.log_max_files or settings.log_max_files,
         )

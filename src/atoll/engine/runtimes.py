@@ -10,7 +10,7 @@ from typing import Literal, Protocol
 from atoll.engine.record import ContainerRecord
 from atoll.model.agent import Process, ProcessList, Statistics
 from atoll.model.container import ExitStatus
-from atoll.model.runtime import RuntimeState
+from atoll.model.runtime import RuntimeState, StartReport
 
 Output = tuple[Literal["stdout", "stderr"], bytes]
 
@@ -99,6 +99,9 @@ class Launcher(Protocol):
 
     async def launch(self, record: ContainerRecord) -> Runtime:
         """A new runtime for the container, its VM booting; raises `Unavailable`, `NotFound`, `VmFailed`."""
+
+    def started(self, record: ContainerRecord, report: StartReport | None) -> None:
+        """What has been launched has started, or has failed to (None)."""
 
     async def find(self, record: ContainerRecord) -> Runtime | None:
         """The runtime that an earlier engine launched, if it still runs."""

@@ -6,6 +6,7 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
+from atoll.engine.admission import Admission
 from atoll.engine.events import EventBus
 from atoll.engine.record import RecordTable
 from atoll.engine.runtimes import Launcher
@@ -92,4 +93,5 @@ class Services:
     launcher: Launcher
     tasks: Tasks
     registry: "Registry[Container]"
+    admission: Admission
     remove_files: Callable[[str], Coroutine[object, object, None]]

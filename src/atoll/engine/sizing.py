@@ -1,12 +1,34 @@
 """How big a container's VM is."""
 
+from dataclasses import dataclass
+
 from atoll.engine.status import host_cpus
 from atoll.model.container import ContainerConfig
 from atoll.settings import Settings
 
 _MIB = 1 << 20
+LEAST_MEMORY_MIB = 128
+"""A VM has at least this."""
 OWN_MEMORY_MIB = 96
 """What the guest's kernel and agent need beside a container that uses all of its `--memory`."""
+
+
+@dataclass(frozen=True)
+class VmSize:
+    """Virtual CPUs, and memory in MiB."""
+
+    cpus: int
+    memory_mib: int
+
+
+def vm_size(config: ContainerConfig, settings: Settings) -> VmSize:
+    """The size of a container's VM."""
+    return VmSize(virtual_cpus(config, settings), vm_memory_mib(config, settings))
+
+
+def default_size(settings: Settings) -> VmSize:
+    """The size of a container's VM that was not asked for any."""
+    return VmSize(max(1, min(settings.cpus, host_cpus())), settings.memory_mib)
 
 
 def virtual_cpus(config: ContainerConfig, settings: Settings) -> int:
@@ -23,4 +45,4 @@ def vm_memory_mib(config: ContainerConfig, settings: Settings) -> int:
     """The VM's memory in MiB: room for `--memory` and the guest's own needs, else the setting."""
     if config.memory_bytes is None:
         return settings.memory_mib
-    return max(128, -(-config.memory_bytes // _MIB) + OWN_MEMORY_MIB)
+    return max(LEAST_MEMORY_MIB, -(-config.memory_bytes // _MIB) + OWN_MEMORY_MIB)

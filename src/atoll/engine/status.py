@@ -37,6 +37,20 @@ class ContainerCounts(Struct, frozen=True, kw_only=True, rename="pascal"):
     stopped: int
 
 
+class TemplateCounts(Struct, frozen=True, kw_only=True, rename="pascal"):
+    """Templates on disk, and those of them that a container could be a clone of now."""
+
+    total: int
+    current: int
+
+
+class PoolStatus(Struct, frozen=True, kw_only=True, rename="pascal"):
+    """Clones that are ready, and how many are to be."""
+
+    ready: int
+    size: int
+
+
 class EngineStatus(Struct, frozen=True, kw_only=True, rename="pascal"):
     """`GET /atoll/status`; `warnings` are sentences for the user."""
 
@@ -53,6 +67,8 @@ class EngineStatus(Struct, frozen=True, kw_only=True, rename="pascal"):
     qemu_version: str
     containers: ContainerCounts
     images: int
+    templates: TemplateCounts
+    pool: PoolStatus
     warnings: list[str]
 
 

@@ -11,7 +11,7 @@ from types import TracebackType
 from msgspec import Raw
 
 from atoll.channel import PROTOCOL, Connection, ProtocolViolation, decode
-from atoll.errors import BootFailed
+from atoll.errors import AgentFailed, BootFailed
 from atoll.model.agent import (
     Exec,
     Exited,
@@ -56,6 +56,22 @@ class Agent:
         if hello.protocol != PROTOCOL:
             raise BootFailed(f"the agent speaks protocol {hello.protocol}, we speak {PROTOCOL}: install both again")
         return hello
+
+    async def ping(self, deadline_s: float) -> None:
+        """Wait until the agent of a clone answers; its HELLO was for the template. Raises `BootFailed`."""
+        self.connection.assume_hello(Hello(protocol=PROTOCOL, agent_version="", kernel=""))
+        try:
+            await self.connection.call("ping", None, None, deadline_s)
+        except AgentFailed as error:
+            raise BootFailed(f"the clone of a template does not answer: {error}") from error
+
+    async def prepare_template(self) -> None:
+        """Have everything bound that is bound in a clone; raises `AgentFailed`."""
+        await self.connection.call("prepare_template", None, None, _START_S)
+
+    async def forget(self) -> None:
+        """Have nothing left of a container that has ended, so that there may be another; raises `AgentFailed`."""
+        await self.connection.call("forget", None, None, _ANSWER_S)
 
     async def start(self, request: Start) -> Started:
         """Start the container; raises `StartFailed` and its kind."""

@@ -1,15 +1,18 @@
-"""From what the user asked for to what the agent does: `BundleSpec` -> `Start`, `ExecStart` -> `Exec`.
+"""From what the user asked for to what the agent does: `ContainerConfig` -> `Start`, `ExecStart` -> `Exec`.
 
 Pure functions, and the one place for Docker's defaults about a container's inside: environment, capabilities,
 paths that are masked or read-only, limits. Source of the defaults: what `docker run` shows inside a container.
 """
 
+import os
+import time
+
 from atoll.errors import InvalidRequest
 from atoll.guest.capabilities import capabilities
-from atoll.guest.network_files import network_files
+from atoll.guest.identity_files import identity_files
 from atoll.guest.tmpfs import tmpfs_mount
-from atoll.model.agent import Disk, Exec, Limits, Process, Rlimit, Root, Start, Stdio
-from atoll.model.container import BundleSpec, ContainerConfig
+from atoll.model.agent import Disk, Exec, Extent, Limits, Process, Rlimit, Root, Start, Stdio
+from atoll.model.container import ContainerConfig
 from atoll.model.runtime import ExecStart
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -44,19 +47,32 @@ _NANO = 1_000_000_000
 _PERIOD_US = 100_000
 
 
+_ENTROPY_BYTES = 64
+
+
 def start_request(
-    spec: BundleSpec, *, image: Disk, writable: Disk | None, stdio: Stdio, entropy: bytes, clock_ns: int
+    config: ContainerConfig,
+    *,
+    id: str,
+    layers: tuple[Extent, ...],
+    image: Disk,
+    writable: Disk | None,
+    stdio: Stdio,
+    growth_mib: int = 0,
 ) -> Start:
-    """The request that starts a container. Raises `InvalidRequest` for values that nobody could carry out."""
-    config = spec.config
+    """The request that starts a container, here and now: it carries the time, and randomness for this start alone.
+
+    `growth_mib` of memory are on their way to the guest. Raises `InvalidRequest` for what nobody could carry out.
+    """
     return Start(
         hostname=config.hostname,
         domainname=config.domainname,
-        entropy=entropy,
-        clock_ns=clock_ns,
-        root=Root(image=image, layers=len(spec.layers), writable=writable, read_only=config.read_only),
+        entropy=os.urandom(_ENTROPY_BYTES),
+        clock_ns=time.time_ns(),
+        growth_bytes=growth_mib << 20,
+        root=Root(image=image, layers=layers, writable=writable, read_only=config.read_only),
         mounts=tuple(tmpfs_mount(target, options) for target, options in sorted(config.tmpfs.items())),
-        files=network_files(config),
+        files=identity_files(config, id),
         sysctls=_SYSCTLS | config.sysctls,
         limits=limits(config),
         masked_paths=() if config.privileged else MASKED_PATHS,
@@ -80,9 +96,9 @@ def start_request(
     )
 
 
-def exec_request(spec: BundleSpec, asked: ExecStart, stdio: Stdio) -> Exec:
+def exec_request(config: ContainerConfig, asked: ExecStart, stdio: Stdio) -> Exec:
     """The request for one more process: what `asked` leaves empty is as in the container's first process."""
-    config, process = spec.config, asked.process
+    process = asked.process
     privileged = asked.privileged or config.privileged
     return Exec(
         id=asked.id,

@@ -10,6 +10,7 @@ import struct
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from pathlib import Path
 from uuid import UUID
 
@@ -34,10 +35,14 @@ _ENTRY = struct.Struct("<16s16sQQQ72s")
 
 @dataclass(frozen=True)
 class ComposedDisk:
-    """`descriptor` is the VMDK to open; `files` are its parts, by the number of the fdset under which it names them."""
+    """`descriptor` is the VMDK to open; `files` are its parts, by the number of the fdset under which it names them.
+
+    `extents` are offset and size in bytes of each layer, bottom first.
+    """
 
     descriptor: Path
     files: dict[int, Path] = field(hash=False)
+    extents: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -64,10 +69,13 @@ def compose_disk(layers: Sequence[DiskLayer], directory: Path, ingest: Path) -> 
         raise Unsupported(f"the image has {len(layers)} layers: {MOST_LAYERS} is the most that can be run")
     descriptor, head, tail = directory / "disk.vmdk", directory / "head", directory / "tail"
     files = {FIRST_LAYER_FDSET + number: layer.squashfs for number, layer in enumerate(layers)}
-    disk = ComposedDisk(descriptor, {HEAD_FDSET: head, TAIL_FDSET: tail} | files)
+    sizes = [layer.squashfs.stat().st_size for layer in layers]
+    offsets = accumulate(sizes, initial=_MIB)
+    disk = ComposedDisk(
+        descriptor, {HEAD_FDSET: head, TAIL_FDSET: tail} | files, tuple(zip(offsets, sizes, strict=False))
+    )
     if descriptor.exists():
         return disk
-    sizes = [layer.squashfs.stat().st_size for layer in layers]
     identity = UUID(disk_key([layer.diff_id for layer in layers])[:32])
     head_bytes, tail_bytes = _gpt(identity, [UUID(layer.diff_id[7:39]) for layer in layers], sizes)
     extents = [(len(head_bytes), HEAD_FDSET)]

@@ -23,6 +23,13 @@ class Disk(Struct, frozen=True, kw_only=True):
     pci: str
 
 
+class Extent(Struct, frozen=True):
+    """Where something lies on a disk, in bytes."""
+
+    offset_bytes: int
+    size_bytes: int
+
+
 class Root(Struct, frozen=True, kw_only=True):
     """The container's root: image layers as partitions 1..N of `image`, bottom first, under `writable`.
 
@@ -31,7 +38,7 @@ class Root(Struct, frozen=True, kw_only=True):
     """
 
     image: Disk
-    layers: int
+    layers: tuple[Extent, ...]
     writable: Disk | None = None
     read_only: bool = False
 
@@ -109,12 +116,14 @@ class Start(Struct, frozen=True, kw_only=True):
     into the root before the process starts (/etc/hostname, /etc/hosts, /etc/resolv.conf) by
     bind-mounting files of a tmpfs, so that the image and the writable layer stay as they are.
     `entropy` is mixed into the guest's RNG and a reseed forced before anything of the container runs.
+    `growth_bytes` of memory are being added to what the guest was booted with: the process starts when they are there.
     """
 
     hostname: str
     domainname: str = ""
     entropy: bytes
     clock_ns: int
+    growth_bytes: int = 0
     root: Root
     mounts: tuple[Mount, ...] = ()
     files: dict[str, bytes] = {}
@@ -128,10 +137,18 @@ class Start(Struct, frozen=True, kw_only=True):
     process: Process
 
 
+class Step(Struct, frozen=True):
+    """A part of a start, and when it was done: microseconds since the agent had read the request."""
+
+    name: str
+    done_us: int
+
+
 class Started(Struct, frozen=True, kw_only=True):
-    """Result of `start` and `exec`: the process's pid as the guest's root namespace sees it."""
+    """Result of `start` and `exec`: the process's pid in the guest's root namespace, and where the time went."""
 
     pid: int
+    steps: tuple[Step, ...] = ()
 
 
 class Exec(Struct, frozen=True, kw_only=True):
@@ -215,4 +232,15 @@ class Exited(Struct, frozen=True, kw_only=True):
     out_of_memory: bool = False
 
 
-Method = Literal["ping", "start", "exec", "signal", "resize", "processes", "statistics", "poweroff", "prepare_template"]
+Method = Literal[
+    "ping",
+    "start",
+    "exec",
+    "signal",
+    "resize",
+    "processes",
+    "statistics",
+    "poweroff",
+    "prepare_template",
+    "forget",
+]

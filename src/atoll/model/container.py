@@ -6,7 +6,7 @@ from typing import Literal
 
 from msgspec import Struct
 
-from atoll.model.agent import Rlimit, Terminal
+from atoll.model.agent import Extent, Rlimit, Terminal
 
 
 class ContainerState(Enum):
@@ -101,30 +101,46 @@ class ExitStatus(Struct, frozen=True, kw_only=True):
     stopped_by_user: bool = False
 
 
-class BundleSpec(Struct, frozen=True, kw_only=True):
-    """`config.json` of a bundle: all that a runtime needs to start its container, and nothing else.
+class VmSpec(Struct, frozen=True, kw_only=True):
+    """What a VM is made of before it is anybody's; paths are absolute.
 
-    Paths are absolute. `layers` are the squashfs files, bottom first; `image_disk` is the composed
-    disk that shows them as partitions 1..N, `image_files` its extents by the number of the descriptor set
-    that it names them with. `accelerator` is what the probe chose (`kvm` or `tcg`).
+    `accelerator` is what the probe chose. `memory_mib` is all of its memory, `vm_uid` the user that QEMU runs as.
     """
 
-    id: str
-    name: str
-    config: ContainerConfig
-    bundle: str
-    run_dir: str
     kernel: str
     initramfs: str
-    image_disk: str
-    image_files: dict[int, str] = {}
-    layers: tuple[str, ...]
-    writable_disk: str | None
     accelerator: Literal["kvm", "tcg"]
     qemu: str
     cpus: int
     memory_mib: int
     boot_timeout_s: float
     vm_uid: int | None
+    run_dir: str
+
+
+class BundleSpec(VmSpec, frozen=True, kw_only=True):
+    """`config.json` of a bundle: all that a runtime needs to start its container, and nothing else.
+
+    Paths are absolute. `image_disk` is the composed disk that shows the image's layers as partitions 1..N, bottom
+    first, `layers` are their places on it, `image_files` its parts by the number of the descriptor set that it names
+    them with.
+    """
+
+    id: str
+    name: str
+    config: ContainerConfig
+    bundle: str
+    image_disk: str
+    image_files: dict[int, str] = {}
+    layers: tuple[Extent, ...]
+    writable_disk: str | None
     log_max_bytes: int
     log_max_files: int
+
+
+class SpareSpec(VmSpec, frozen=True, kw_only=True):
+    """A clone that is to be kept ready for whatever container comes: it rehearses with the files named here."""
+
+    name: str
+    stage_image: str
+    stage_writable: str

@@ -5,6 +5,7 @@ Requests `start`, `pause`, `resume`, `processes`, `statistics`, `state` and `wai
 """
 
 from datetime import datetime
+from typing import Literal
 
 from msgspec import Struct
 
@@ -12,12 +13,35 @@ from atoll.model.agent import Process, Stdio
 from atoll.model.container import ContainerState
 
 
+class Phase(Struct, frozen=True):
+    """A part of a start, by the host's monotonic clock in seconds."""
+
+    name: str
+    begin_s: float
+    end_s: float
+
+
+class StartReport(Struct, frozen=True, kw_only=True):
+    """How a container's VM came to be, and where the time went; `template_failure`: why its template was of no use."""
+
+    kind: Literal["cold", "clone", "pool"]
+    phases: tuple[Phase, ...] = ()
+    template_failure: str = ""
+
+
 class RuntimeState(Struct, frozen=True, kw_only=True):
-    """Result of `start` and `state`; `pid` is QEMU's, on the host."""
+    """Result of `start` and `state`; `pid` is QEMU's, on the host. `report` comes once it has started."""
 
     state: ContainerState
     pid: int
     started_at: datetime | None = None
+    report: StartReport | None = None
+
+
+class Claim(Struct, frozen=True, kw_only=True):
+    """Request `claim` to a spare: it is the container's whose `BundleSpec` is in this file from now on. Result: nil."""
+
+    config: str
 
 
 class Stop(Struct, frozen=True, kw_only=True):

@@ -20,7 +20,7 @@ from atoll.channel import Connection, StreamsReader, StreamWriter, decode
 from atoll.errors import Conflict, Unavailable, VmFailed
 from atoll.model.agent import Process, ProcessList, Resize, Signal, Started, Statistics, Stdio
 from atoll.model.container import ExitStatus
-from atoll.model.runtime import Attach, ExecExit, ExecStart, ExecWait, RuntimeState, Stop, WaitLog
+from atoll.model.runtime import Attach, Claim, ExecExit, ExecStart, ExecWait, RuntimeState, Stop, WaitLog
 from atoll.runtime.address import connect
 
 Output = tuple[Literal["stdout", "stderr"], bytes]
@@ -94,10 +94,19 @@ class RuntimeClient:
         """Wait until the runtime has ended: its VM is gone and the writable disk free."""
         await self._connection.wait_closed()
 
+    @property
+    def is_connected(self) -> bool:
+        """Whether the runtime is there, as far as we have heard."""
+        return not self._connection.is_closed
+
     def kill(self) -> None:
         """SIGKILL the runtime, and its VM with it."""
         if not self._connection.is_closed:
             os.kill(self.pid, signal.SIGKILL)
+
+    async def claim(self, config: Path) -> None:
+        """Make a spare the runtime of the container whose `BundleSpec` is in `config`; raises `VmFailed`."""
+        await self._connection.call("claim", Claim(config=str(config)), None, _SOON_S)
 
     async def start(self) -> RuntimeState:
         """Start the first process, once the VM is up; raises `StartFailed` or `VmFailed`."""

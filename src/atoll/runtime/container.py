@@ -12,7 +12,6 @@ The exit is recorded (`exit.json`) and told as soon as all output is logged; the
 
 import asyncio
 import logging
-import os
 import signal
 import time
 from collections.abc import Awaitable, Callable
@@ -21,16 +20,19 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
+from msgspec.structs import replace
+
 from atoll.channel import Connection
 from atoll.errors import AtollError, CommandNotExecutable, CommandNotFound, Conflict, NotModified, VmFailed
 from atoll.guest import Agent, start_request
 from atoll.model.agent import Exited, ProcessList, Resize, Signal, Statistics
 from atoll.model.container import BundleSpec, ContainerState, ExitStatus
-from atoll.model.runtime import Attach, RuntimeState
+from atoll.model.runtime import Attach, RuntimeState, StartReport
 from atoll.runtime.exit_record import write_exit
 from atoll.runtime.inbox import Inbox, refuse, reply
 from atoll.runtime.lifecycle import Lifecycle
 from atoll.runtime.log_writer import LogWriter
+from atoll.runtime.phases import guest_phases
 from atoll.runtime.process import ContainerProcess
 from atoll.runtime.vm import BootVm, Vm
 
@@ -43,7 +45,6 @@ _NOT_STARTED = 128
 _EXIT_CODES: dict[type[AtollError], int] = {CommandNotFound: 127, CommandNotExecutable: 126}
 _HOST_FAILED = 125
 _AFTER_SIGKILL_S = 10.0
-_ENTROPY_BYTES = 64
 
 
 class Container:
@@ -62,6 +63,7 @@ class Container:
         self._boot_error: AtollError | None = None
         self._start_reply: asyncio.Future[RuntimeState] | None = None
         self._started_at: datetime | None = None
+        self._report: StartReport | None = None
         self._has_process = asyncio.Event()
         self._stopped_by_user = False
         self._stops: list[asyncio.Task[None]] = []
@@ -86,7 +88,10 @@ class Container:
     def state(self) -> RuntimeState:
         """The state now."""
         return RuntimeState(
-            state=self._life.state, pid=self._vm.machine.pid if self._vm else 0, started_at=self._started_at
+            state=self._life.state,
+            pid=self._vm.machine.pid if self._vm else 0,
+            started_at=self._started_at,
+            report=self._report,
         )
 
     @property
@@ -353,14 +358,18 @@ class Container:
                 vm.agent.connection, stdin=config.open_stdin, stdout=True, stderr=not config.terminal
             )
             request = start_request(
-                self.spec,
+                config,
+                id=self.spec.id,
+                layers=self.spec.layers,
                 image=vm.image,
                 writable=vm.writable,
                 stdio=stdio,
-                entropy=os.urandom(_ENTROPY_BYTES),
-                clock_ns=time.time_ns(),
+                growth_mib=vm.growth_mib,
             )
-            await vm.agent.start(request)
+            asked_s = time.monotonic()
+            started = await vm.agent.start(request)
+            phases = (*vm.report.phases, *guest_phases(started, asked_s, time.monotonic()))
+            self._report = replace(vm.report, phases=phases)
         except AtollError as error:
             if vm.agent.connection.is_closed:
                 # Why it is closed, the watcher finds out: a VM that was killed is a better reason than its silence.

@@ -33,7 +33,7 @@ class Execs:
             raise Conflict(f"exec {asked.id} has been started already")
         process = ContainerProcess(asked.id, container.jobs, None)
         request = exec_request(
-            container.spec,
+            container.spec.config,
             asked,
             process.open_streams(
                 agent.connection,

@@ -11,18 +11,19 @@ import os
 import shutil
 import socket
 import struct
-from collections.abc import Awaitable, Callable
-from contextlib import ExitStack
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from pathlib import Path
 
+import msgspec
 from msgspec import Raw, Struct
 
 import atoll
 from atoll.channel import PROTOCOL, Connection, decode
-from atoll.errors import InvalidRequest
+from atoll.errors import Conflict, InvalidRequest
 from atoll.model.agent import Hello, Resize, Signal
-from atoll.model.container import BundleSpec
-from atoll.model.runtime import Attach, ExecStart, ExecWait, Stop, WaitLog
+from atoll.model.container import BundleSpec, SpareSpec
+from atoll.model.runtime import Attach, Claim, ExecStart, ExecWait, Stop, WaitLog
 from atoll.runtime.address import listen
 from atoll.runtime.container import Container
 from atoll.runtime.execs import Execs
@@ -32,6 +33,8 @@ _LOG = logging.getLogger(__name__)
 
 # An engine that forks a runtime starts the container at once; one that died in between comes back or never does.
 _UNUSED_S = 60.0
+# Long enough for the engine that has asked for a spare to connect.
+_UNCLAIMED_S = 5.0
 _LAST_ANSWERS_S = 5.0
 _CREDENTIALS = struct.Struct("3i")
 
@@ -42,14 +45,37 @@ async def serve(spec: BundleSpec, boot_vm: BootVm, listening: Callable[[], None]
     Raises `OSError` when the run directory or the log cannot be made.
     """
     with ExitStack() as run_dir, _listener(Path(spec.run_dir), run_dir) as listener:
-        async with asyncio.TaskGroup() as tasks:
-            # The inner group ends when the VM is gone and every client has its output; only then do connections.
-            async with asyncio.TaskGroup() as jobs:
-                server = _Server(Container(spec, boot_vm, jobs), tasks)
-                accepting = tasks.create_task(server.accept(listener))
-                listening()
-                jobs.create_task(server.announce_end(run_dir))
-                await server.container.run()
+        async with AsyncExitStack() as stack:
+            server = await stack.enter_async_context(_serving(listener))
+            listening()
+            await server.live(spec, boot_vm, run_dir)
+
+
+async def serve_spare(spare: SpareSpec, boot_vm: BootVm, listening: Callable[[], None]) -> None:
+    """Wait to be claimed for a container, and run that as `serve` does; return when the engine has hung up before.
+
+    The engine gives the run directory the container's name before it claims.
+    """
+    with ExitStack() as run_dir, _listener(Path(spare.run_dir), run_dir) as listener:
+        async with AsyncExitStack() as stack:
+            server = await stack.enter_async_context(_serving(listener))
+            listening()
+            spec = await server.claimed()
+            if spec is None:
+                return
+            run_dir.pop_all()
+            run_dir.callback(shutil.rmtree, spec.run_dir, ignore_errors=True)
+            await server.live(spec, boot_vm, run_dir)
+
+
+@asynccontextmanager
+async def _serving(listener: socket.socket) -> AsyncIterator["_Server"]:
+    async with asyncio.TaskGroup() as tasks:
+        server = _Server(tasks)
+        accepting = tasks.create_task(server.accept(listener))
+        try:
+            yield server
+        finally:
             accepting.cancel()
             await server.hang_up()
 
@@ -61,16 +87,50 @@ def _listener(run_dir: Path, cleanup: ExitStack) -> socket.socket:
     return listen(run_dir)
 
 
-class _Server:
-    """The connections to one container."""
+def read_bundle_spec(config: str) -> BundleSpec:
+    """What `config.json` of a bundle says; raises `OSError`, `msgspec.MsgspecError`."""
+    return msgspec.json.decode(Path(config).read_bytes(), type=BundleSpec)
 
-    def __init__(self, container: Container, tasks: asyncio.TaskGroup) -> None:
-        self.container = container
+
+class _Server:
+    """The connections to one container, or to a spare that has none yet."""
+
+    def __init__(self, tasks: asyncio.TaskGroup) -> None:
         self._tasks = tasks
-        self._execs = Execs(container)
+        self._container: asyncio.Future[tuple[Container, Execs]] = asyncio.get_running_loop().create_future()
+        self._claim: asyncio.Future[BundleSpec | None] = asyncio.get_running_loop().create_future()
         self._connections: set[Connection] = set()
+        self._was_used = False
         self._unused: asyncio.TimerHandle | None = None
+
+    async def claimed(self) -> BundleSpec | None:
+        """Wait for the claim; None when nobody is left who could."""
         self._note_use()
+        return await self._claim
+
+    async def claim(self, config: str) -> None:
+        """Be the runtime of the container whose `BundleSpec` is in `config`; raises `Conflict`, `InvalidRequest`."""
+        if self._claim.done():
+            raise Conflict("this runtime has its container already")
+        try:
+            self._claim.set_result(read_bundle_spec(config))
+        except (OSError, msgspec.MsgspecError) as error:
+            raise InvalidRequest(f"{config} describes no container: {error}") from error
+        await self.container()
+
+    async def live(self, spec: BundleSpec, boot_vm: BootVm, run_dir: ExitStack) -> None:
+        """Run the container to its end; `run_dir` is closed when its exit is known."""
+        # This group ends when the VM is gone and every client has its output; only then do connections.
+        async with asyncio.TaskGroup() as jobs:
+            container = Container(spec, boot_vm, jobs)
+            self._container.set_result((container, Execs(container)))
+            self._note_use()
+            jobs.create_task(self._announce_end(container, run_dir))
+            await container.run()
+
+    async def container(self) -> tuple[Container, Execs]:
+        """The container, when there is one."""
+        return await asyncio.shield(self._container)
 
     async def accept(self, listener: socket.socket) -> None:
         """Serve whoever connects and may."""
@@ -84,9 +144,9 @@ class _Server:
                 _LOG.warning("user %d was turned away", uid)
                 client.close()
 
-    async def announce_end(self, run_dir: ExitStack) -> None:
+    async def _announce_end(self, container: Container, run_dir: ExitStack) -> None:
         """When the container has ended: make room for its next runtime, then tell everybody."""
-        status = await self.container.wait()
+        status = await container.wait()
         run_dir.close()
         self._note_use()
         for connection in self._connections:
@@ -101,58 +161,76 @@ class _Server:
     async def _serve(self, client: socket.socket) -> None:
         connection = Connection(client, "the engine")
         self._connections.add(connection)
+        self._was_used = True
         self._note_use()
         try:
             hello = Hello(protocol=PROTOCOL, agent_version=atoll.__version__, kernel=os.uname().release)
-            await connection.serve(_Requests(self.container, self._execs, connection).answer, hello)
+            await connection.serve(_Requests(self, connection).answer, hello)
         finally:
             self._connections.discard(connection)
             self._note_use()
 
     def _note_use(self) -> None:
-        """A runtime that nobody is connected to, and that nobody has started, does not stay."""
+        """A runtime that nobody is connected to, and that nobody has started, does not stay; a spare goes at once."""
         if self._unused is not None:
             self._unused.cancel()
             self._unused = None
-        if not self._connections and self.container.is_unused:
-            self._unused = asyncio.get_running_loop().call_later(_UNUSED_S, self.container.abandon)
+        if self._connections:
+            return
+        loop = asyncio.get_running_loop()
+        if not self._container.done():
+            self._unused = loop.call_later(0 if self._was_used else _UNCLAIMED_S, self._give_up)
+        elif (container := self._container.result()[0]).is_unused:
+            self._unused = loop.call_later(_UNUSED_S, container.abandon)
+
+    def _give_up(self) -> None:
+        if not self._claim.done():
+            self._claim.set_result(None)
 
 
 class _Requests:
     """The requests of one connection, by name (`model/runtime.py`)."""
 
-    def __init__(self, container: Container, execs: Execs, connection: Connection) -> None:
-        self._container = container
+    def __init__(self, server: _Server, connection: Connection) -> None:
+        self._server = server
         self._connection = connection
-        self._methods: dict[str, Callable[[Raw], Awaitable[Struct | None]]] = {
-            "start": lambda _: container.start(),
-            "state": lambda _: self._state(),
-            "wait": lambda _: container.wait(),
-            "pause": lambda _: container.pause(),
-            "resume": lambda _: container.resume(),
-            "processes": lambda _: container.processes(),
-            "statistics": lambda _: container.statistics(),
-            "stop": self._stop,
-            "signal": lambda raw: container.signal(decode(raw, Signal)),
-            "resize": lambda raw: container.resize(decode(raw, Resize)),
-            "attach": self._attach,
-            "exec": lambda raw: execs.start(connection, decode(raw, ExecStart)),
-            "exec_wait": lambda raw: execs.wait(decode(raw, ExecWait).id),
-            "wait_log": lambda raw: container.wait_log(decode(raw, WaitLog).after_records),
-        }
 
     async def answer(self, method: str, parameters: Raw) -> Struct | None:
         """Carry out one request; raises what its method raises."""
-        if (carry_out := self._methods.get(method)) is None:
-            raise InvalidRequest(f"a runtime has no request '{method}'")
-        return await carry_out(parameters)
-
-    async def _state(self) -> Struct:
-        return self._container.state
-
-    async def _stop(self, parameters: Raw) -> Struct:
-        asked = decode(parameters, Stop)
-        return await self._container.stop(asked.signal, asked.timeout_s)
-
-    async def _attach(self, parameters: Raw) -> None:
-        self._container.attach(self._connection, decode(parameters, Attach))
+        if method == "claim":
+            await self._server.claim(decode(parameters, Claim).config)
+            return None
+        container, execs = await self._server.container()
+        match method:
+            case "start":
+                return await container.start()
+            case "state":
+                return container.state
+            case "wait":
+                return await container.wait()
+            case "pause":
+                await container.pause()
+            case "resume":
+                await container.resume()
+            case "processes":
+                return await container.processes()
+            case "statistics":
+                return await container.statistics()
+            case "stop":
+                asked = decode(parameters, Stop)
+                return await container.stop(asked.signal, asked.timeout_s)
+            case "signal":
+                await container.signal(decode(parameters, Signal))
+            case "resize":
+                await container.resize(decode(parameters, Resize))
+            case "attach":
+                container.attach(self._connection, decode(parameters, Attach))
+            case "exec":
+                return await execs.start(self._connection, decode(parameters, ExecStart))
+            case "exec_wait":
+                return await execs.wait(decode(parameters, ExecWait).id)
+            case "wait_log":
+                await container.wait_log(decode(parameters, WaitLog).after_records)
+            case _:
+                raise InvalidRequest(f"a runtime has no request '{method}'")
+        return None

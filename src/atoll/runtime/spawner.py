@@ -15,18 +15,26 @@ import msgspec
 from msgspec import Struct
 
 from atoll.errors import Unavailable, VmFailed
+from atoll.vmm import SavedMachine
 
 MAX_DATAGRAM_BYTES = 65_536
 
 
+MOST_DESCRIPTORS = 2
+
+
 class Launch(Struct, frozen=True):
-    """Asks for a runtime of the container whose `BundleSpec` is in the file `config`."""
+    """Asks for a runtime of the container whose `BundleSpec` is in the file `config`, or (`SpareSpec`) of none yet.
+
+    Two descriptors come with it when there is a template: of its memory and of its state.
+    """
 
     config: str
+    is_spare: bool = False
 
 
 class Launched(Struct, frozen=True):
-    """The runtime's process id, sent when it listens on its socket; or why there is none."""
+    """The runtime's process id, sent when it listens (a spare's: when it is ready); or why there is none."""
 
     config: str
     pid: int = 0
@@ -53,8 +61,17 @@ class Spawner:
     ) -> None:
         await self._resources.aclose()
 
-    async def spawn(self, config: Path, deadline_s: float = 30.0) -> int:
+    async def spawn(
+        self,
+        config: Path,
+        template: SavedMachine | None = None,
+        *,
+        is_spare: bool = False,
+        deadline_s: float = 30.0,
+    ) -> int:
         """Fork a runtime for the bundle of `config`; its process id, once it listens.
+
+        With `template` its VM is a clone of that. With `is_spare` it is a VM for whatever container comes.
 
         Raises `VmFailed` with the reason when the runtime refuses its bundle or does not come up in time.
         """
@@ -69,7 +86,8 @@ class Spawner:
         self._launches[path] = answer
         try:
             async with asyncio.timeout(deadline_s):
-                await asyncio.get_running_loop().sock_sendall(self._control, msgspec.json.encode(Launch(path)))
+                descriptors = (template.memory, template.state) if template is not None else ()
+                await _send(self._control, msgspec.json.encode(Launch(path, is_spare)), descriptors)
                 launched = await answer
         except TimeoutError:
             raise VmFailed(f"the runtime for {path} did not come up within {deadline_s:g} s") from None
@@ -125,3 +143,20 @@ class Spawner:
         for config, answer in self._launches.items():
             if not answer.done():
                 answer.set_result(Launched(config, error="the zygote ended"))
+
+
+async def _send(control: socket.socket, datagram: bytes, descriptors: tuple[int, ...]) -> None:
+    """Send a datagram with descriptors, waiting while the other end has no room for it; raises `OSError`."""
+    loop = asyncio.get_running_loop()
+    while True:
+        try:
+            socket.send_fds(control, [datagram], descriptors)
+        except BlockingIOError:
+            writable: asyncio.Future[None] = loop.create_future()
+            loop.add_writer(control, writable.set_result, None)
+            try:
+                await writable
+            finally:
+                loop.remove_writer(control)
+        else:
+            return

@@ -15,6 +15,7 @@ from atoll.errors import AtollError
 from atoll.guest import Agent
 from atoll.model.agent import Disk, Exited
 from atoll.model.container import BundleSpec
+from atoll.model.runtime import StartReport
 from atoll.vmm import Machine
 
 _CONSOLE_BYTES = 65_536
@@ -74,13 +75,18 @@ class Console:
 
 @dataclass(frozen=True)
 class Vm:
-    """A machine whose agent has answered; `image` and `writable` are the disks' places on its bus."""
+    """A machine whose agent has answered; `image` and `writable` are the disks' places on its bus.
+
+    `growth_mib` of its memory were added after it had booted. `report` says how it came to be.
+    """
 
     machine: Machine
     agent: Agent
     console: Console
     image: Disk
     writable: Disk | None
+    report: StartReport
+    growth_mib: int = 0
 
     async def lost(self) -> str:
         """Wait until the machine has ended or its agent is lost; why, as a sentence."""

@@ -15,16 +15,23 @@ import os
 import signal
 import socket
 import sys
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
 import msgspec
 
 from atoll.errors import AtollError
-from atoll.model.container import BundleSpec
+from atoll.model.agent import Exited
+from atoll.model.container import BundleSpec, SpareSpec
 from atoll.runtime.bootstrap import boot_vm
-from atoll.runtime.server import serve
-from atoll.runtime.spawner import MAX_DATAGRAM_BYTES, Launch, Launched
+from atoll.runtime.server import read_bundle_spec, serve, serve_spare
+from atoll.runtime.spare import open_spare
+from atoll.runtime.spawner import MAX_DATAGRAM_BYTES, MOST_DESCRIPTORS, Launch, Launched
+from atoll.runtime.vm import Vm
+from atoll.vmm import SavedMachine
 
 _LOG = logging.getLogger(__name__)
 
@@ -37,18 +44,23 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     gc.collect()
     gc.freeze()
-    while datagram := control.recv(MAX_DATAGRAM_BYTES):
+    while True:
+        datagram, descriptors, _, _ = socket.recv_fds(control, MAX_DATAGRAM_BYTES, MOST_DESCRIPTORS)
+        if not datagram:
+            return
         launch = msgspec.json.decode(datagram, type=Launch)
         try:
             pid = os.fork()
         except OSError as error:
             _answer(control, Launched(launch.config, error=f"cannot fork: {error.strerror}"))
-            continue
+            pid = -1
         if pid == 0:
-            _become_runtime(control, launch)
+            _become_runtime(control, launch, SavedMachine(*descriptors) if descriptors else None)
+        for descriptor in descriptors:
+            os.close(descriptor)
 
 
-def _become_runtime(control: socket.socket, launch: Launch) -> NoReturn:
+def _become_runtime(control: socket.socket, launch: Launch, template: SavedMachine | None) -> NoReturn:
     status = 1
     try:
         os.setsid()
@@ -57,14 +69,20 @@ def _become_runtime(control: socket.socket, launch: Launch) -> NoReturn:
         if sys.version_info < (3, 12):  # from then on it is the default; the older one waits in a thread per process
             asyncio.set_child_watcher(asyncio.PidfdChildWatcher())
         Path("/proc/self/comm").write_text("atoll-runtime")
-        spec = msgspec.json.decode(Path(launch.config).read_bytes(), type=BundleSpec)
-        _redirect_output(Path(spec.bundle) / "runtime.log")
 
-        def listening() -> None:
+        def ready() -> None:
             _answer(control, Launched(launch.config, pid=os.getpid()))
             control.close()
 
-        asyncio.run(serve(spec, boot_vm, listening))
+        config = Path(launch.config)
+        if launch.is_spare and template is not None:
+            spare = msgspec.json.decode(config.read_bytes(), type=SpareSpec)
+            _redirect_output(config.with_name("runtime.log"))
+            asyncio.run(_be_spare(spare, template, ready))
+        else:
+            spec = read_bundle_spec(launch.config)
+            _redirect_output(Path(spec.bundle) / "runtime.log")
+            asyncio.run(serve(spec, partial(boot_vm, template=template), ready))
         status = 0
     except Exception as error:
         if control.fileno() != -1:
@@ -73,6 +91,16 @@ def _become_runtime(control: socket.socket, launch: Launch) -> NoReturn:
         _LOG.exception("the runtime of %s failed", launch.config)
     finally:
         os._exit(status)  # not through the zygote's stack
+
+
+async def _be_spare(spec: SpareSpec, template: SavedMachine, ready: Callable[[], None]) -> None:
+    async with open_spare(spec, template) as spare:
+
+        def boot(claimed: BundleSpec, on_exited: Callable[[Exited], None]) -> AbstractAsyncContextManager[Vm]:
+            _redirect_output(Path(claimed.bundle) / "runtime.log")
+            return spare.boot(claimed, on_exited)
+
+        await serve_spare(spec, boot, ready)
 
 
 def _redirect_output(log: Path) -> None:

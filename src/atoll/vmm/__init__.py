@@ -2,7 +2,7 @@
 
 from atoll.vmm import slots
 from atoll.vmm.accelerator import Accelerator, probe
-from atoll.vmm.monitor import AcceleratorName, DiskSource, Machine, MachineSpec, Monitor
+from atoll.vmm.monitor import AcceleratorName, DiskSource, Machine, MachineSpec, Monitor, SavedMachine
 from atoll.vmm.qemu import QemuMonitor
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "MachineSpec",
     "Monitor",
     "QemuMonitor",
+    "SavedMachine",
     "probe",
     "slots",
 ]

@@ -26,12 +26,26 @@ class DiskSource:
     files: Mapping[int, Path] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class SavedMachine:
+    """A machine that was saved while it ran: descriptors, open in this process, of what it is made again from.
+
+    `memory` is a memfd of the machine's RAM, sealed against writing; `state` a file of its devices' state.
+    """
+
+    memory: int
+    state: int
+
+
 @dataclass(frozen=True, kw_only=True)
 class MachineSpec:
     """A machine to create. Paths are opened by us, with our rights, and handed over open.
 
     `share` is a directory shown to the guest, `uid` the unprivileged user that the monitor runs as (None: our own),
     `kernel_parameters` are added to those that the monitor chooses, `name` shows in the host's list of processes.
+    With `saved` the machine goes on where that one was saved, on a private copy of its memory: everything else must be
+    as it was there, but for the disks. `save_to` are files for a machine that is to
+    be saved: the first holds its RAM from the beginning (and is not sealed yet).
     """
 
     kernel: Path
@@ -42,6 +56,8 @@ class MachineSpec:
     image: DiskSource | None = None
     writable: Path | None = None
     share: Path | None = None
+    saved: SavedMachine | None = None
+    save_to: SavedMachine | None = None
     uid: int | None = None
     kernel_parameters: tuple[str, ...] = ()
     qemu: str = "qemu-system-x86_64"
@@ -67,7 +83,26 @@ class Machine(Protocol):
         ...
 
     async def start(self) -> None:
-        """Let the guest run from its first instruction on; raises `VmFailed`."""
+        """Let the guest run, from its first instruction or from where it was saved; raises `VmFailed`."""
+        ...
+
+    async def grow(self, added_mib: int) -> None:
+        """Offer the guest `added_mib` (in all) beyond the memory it was created with; raises `VmFailed`."""
+        ...
+
+    async def change_disks(self, image: DiskSource | None, writable: Path | None) -> None:
+        """Put other files behind the two disks while the guest runs and uses neither; raises `VmFailed`, `NotFound`.
+
+        None is a disk without content. A driver that is bound goes on with the size that it has read.
+        """
+        ...
+
+    def set_priority(self, *, low: bool) -> None:
+        """Give the monitor less of a busy host's processors, or its full share again, as far as we may."""
+        ...
+
+    async def save(self) -> None:
+        """Stop a guest that was created with `save_to` for good, and write its devices' state; raises `VmFailed`."""
         ...
 
     async def pause(self) -> None:

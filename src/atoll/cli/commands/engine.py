@@ -123,6 +123,11 @@ def _page(found: "Object") -> str:
         ("containers", f"{containers.get('Running')} running of {containers.get('Total')}"),
         ("images", found.get("Images")),
     ]
+    templates, pool = _object(found.get("Templates")), _object(found.get("Pool"))
+    if templates:
+        lines.append(("templates", f"{templates.get('Total')} ({templates.get('Current')} current)"))
+    if pool:
+        lines.append(("pool", f"{pool.get('Ready')} of {pool.get('Size')} ready"))
     return "\n".join(f"{name + ':':<13} {value}" for name, value in lines)
 
 

@@ -1,4 +1,6 @@
-"""`atoll inspect`, `atoll container inspect`, `atoll image inspect`: all about objects, as JSON or by template."""
+"""`atoll inspect`, and `inspect` of `atoll container`, `image` and `system template`: all about objects, as JSON or
+by template.
+"""
 
 import json
 from collections.abc import Callable, Sequence
@@ -70,6 +72,15 @@ def container_inspect(session: Session, format: str | None, size: bool, argument
 def image_inspect(session: Session, format: str | None, arguments: Sequence[str]) -> None:
     """Inspect images."""
     _inspect(session, arguments, format, _images(session))
+
+
+@verb("inspect", "TEMPLATE [TEMPLATE...]", help="Display detailed information on one or more templates", at_least=1)
+@FORMAT
+def template_inspect(session: Session, format: str | None, arguments: Sequence[str]) -> None:
+    """Inspect templates of virtual machines."""
+    from atoll.client import templates
+
+    _inspect(session, arguments, format, lambda name: templates.inspect(session.client, name))
 
 
 def _containers(session: Session, *, size: bool) -> "Find":

@@ -1,6 +1,7 @@
 """`atoll run`: create, attach, start, talk, and end with the container's exit code."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from atoll.cli.commands.container_flags import DETACH_KEYS, ContainerFlags, container_flags
 from atoll.cli.commands.create import IMAGE_USAGE, create_container
@@ -9,6 +10,9 @@ from atoll.cli.flags import switch
 from atoll.cli.session import Session
 from atoll.cli.verb import verb
 from atoll.errors import AtollError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 @verb(
@@ -22,12 +26,14 @@ from atoll.errors import AtollError
 @switch("-d", "--detach", help="Run container in background and print container ID")
 @DETACH_KEYS
 @switch("--sig-proxy", default=True, help="Proxy received signals to the process")
+@switch("--timings", help="Print where the time of the start went, on standard error")
 @container_flags
 def run(
     session: Session,
     detach: bool,
     detach_keys: str | None,
     sig_proxy: bool,
+    timings: bool,
     arguments: Sequence[str],
     **values: object,
 ) -> int:
@@ -44,9 +50,16 @@ def run(
         raise Failure("the input device is not a TTY")
     try:
         container = create_container(session, flags, image, container_request(flags, image, command, detached=detach))
-        if not streams:
-            return _start_detached(session, container, detach_keys)
-        return _converse(session, container, flags, streams, detach_keys=detach_keys, sig_proxy=sig_proxy)
+        start = _Start(session, container, detach_keys, timed=timings)
+        if streams:
+            code = _converse(session, container, flags, streams, start, detach_keys=detach_keys, sig_proxy=sig_proxy)
+        else:
+            start()
+            session.print(container)
+            code = 0
+        if timings:
+            session.warn(start.timings)
+        return code
     except Failure as failure:
         if failure.code == ENGINE_ERROR:
             failure.see_help = "atoll run"
@@ -55,12 +68,30 @@ def run(
         raise Failure(describe(error), start_exit_code(error), see_help="atoll run") from error
 
 
-def _start_detached(session: Session, container: str, detach_keys: str | None) -> int:
-    from atoll.client import containers
+class _Start:
+    """Starts the container; with `timed`, `timings` says afterwards where the time went, or why that is not known."""
 
-    containers.start(session.client, container, detach_keys=detach_keys)
-    session.print(container)
-    return 0
+    def __init__(self, session: Session, container: str, detach_keys: str | None, *, timed: bool) -> None:
+        self._session = session
+        self._container = container
+        self._detach_keys = detach_keys
+        self._timed = timed
+        self.timings = ""
+
+    def __call__(self) -> None:
+        from atoll.client import containers
+
+        client = self._session.client
+        containers.start(client, self._container, detach_keys=self._detach_keys)
+        if not self._timed:
+            return
+        from atoll.cli.commands.timings import timings_page
+
+        # At once, and only shown later: the record goes with the container, and its output comes meanwhile.
+        try:
+            self.timings = timings_page(containers.timings(client, self._container))
+        except AtollError as error:
+            self.timings = f"the timings of the start are not known: {describe(error)}"
 
 
 def _converse(
@@ -68,13 +99,13 @@ def _converse(
     container: str,
     flags: ContainerFlags,
     streams: set[str],
+    start: "Callable[[], None]",
     *,
     detach_keys: str | None,
     sig_proxy: bool,
 ) -> int:
     """Attach before the start, so that no byte is missed; register the wait before it, so that no end is."""
     from atoll.cli.commands.attach import converse
-    from atoll.client import containers
 
     code = converse(
         session,
@@ -84,6 +115,6 @@ def _converse(
         detach_keys=detach_keys,
         sig_proxy=sig_proxy,
         until="removed" if flags.rm else "next-exit",
-        start=lambda: containers.start(session.client, container, detach_keys=detach_keys),
+        start=start,
     )
     return code or 0

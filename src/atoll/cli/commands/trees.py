@@ -1,4 +1,4 @@
-"""`atoll container`, `atoll image`, `atoll system`, `atoll system kernel`: the same verbs by subject."""
+"""`atoll container`, `atoll image`, `atoll system` and its `kernel` and `template`: the same verbs by subject."""
 
 from atoll.cli.commands.names import CONTAINER_VERBS, IMAGE_VERBS
 from atoll.cli.tree import Tree
@@ -40,6 +40,20 @@ kernel = Tree(
     sections={"Commands": ["list", "set"]},
 )
 
+template = Tree(
+    "template",
+    help="Manage the templates that containers start from",
+    entries={
+        "build": "templates:build",
+        "inspect": "inspect:template_inspect",
+        "list": "templates:list_",
+        "ls": "templates:list_",
+        "remove": "templates:rm",
+        "rm": "templates:rm",
+    },
+    sections={"Commands": ["build", "inspect", "list", "rm"]},
+)
+
 system = Tree(
     "system",
     help="Manage the engine",
@@ -50,6 +64,7 @@ system = Tree(
         "start": "engine:start",
         "status": "engine:status",
         "stop": "engine:stop",
+        "template": "trees:template",
     },
-    sections={"Commands": ["info", "kernel", "logs", "start", "status", "stop"]},
+    sections={"Commands": ["info", "kernel", "logs", "start", "status", "stop", "template"]},
 )

@@ -3,20 +3,29 @@
 Figures: docs/adr/0003-device-set.md. "Saves" is time to the agent's first message of a cold boot under emulation.
 """
 
+import hashlib
 import os
 from dataclasses import dataclass
 
 from atoll.vmm import slots
-from atoll.vmm.monitor import AcceleratorName, MachineSpec
+from atoll.vmm.monitor import AcceleratorName, DiskSource, MachineSpec
+
+Node = dict[str, str | int | bool]
+"""A block node as `blockdev-add` takes it."""
 
 AGENT_PORT = "org.atoll.agent"
+IMAGE, WRITABLE = "image", "writable"
+"""The nodes that the two disks' devices are connected with."""
 IMAGE_SET, WRITABLE_SET = 1, 2
 """Descriptor sets of the disks' own files; a composed image brings numbers from `FIRST_FREE_SET` on."""
 FIRST_FREE_SET = 10
+GROWTH = "growth"
+"""The device that memory is added by."""
 GROWTH_MIB = 64 << 10
 """Room for memory added while the machine runs; address space, not memory."""
 _MOST_CPUS = 32
-_PLACEHOLDER_BYTES = 1 << 20
+PLACEHOLDER_BYTES = 1 << 44
+"""Size of a disk without content: larger than any that takes its place, for a bound driver keeps the size it read."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +46,7 @@ class OpenFiles:
     initramfs: int
     share: int | None
     sets: dict[int, int]
+    memory: int | None = None
 
 
 def command_line(spec: MachineSpec, sockets: Sockets, files: OpenFiles) -> list[str]:
@@ -44,6 +54,7 @@ def command_line(spec: MachineSpec, sockets: Sockets, files: OpenFiles) -> list[
     return [
         *_host(spec),
         *_board(spec),
+        *_memory(spec, files),
         *_boot(spec, files),
         *_control(sockets),
         *_agent_port(sockets),
@@ -61,7 +72,8 @@ def _host(spec: MachineSpec) -> list[str]:
         "-no-user-config",
         *("-display", "none"),
         *("-sandbox", f"on,{denied}"),
-        "-S",  # devices are set up before the guest sees them
+        # Devices are set up before the guest sees them; a saved machine runs when it is loaded.
+        *(["-S"] if spec.saved is None else []),
         "-no-reboot",  # a guest that reboots or panics has ended
     ]
 
@@ -71,13 +83,27 @@ def _board(spec: MachineSpec) -> list[str]:
     return [
         # q35: PCI with memory-mapped configuration; pc took 0.7 s longer. Off is what no container uses: less to probe,
         # less to attack. hpet: saves 20 ms; i8042: panic=-1 resets through ACPI.
-        *("-machine", "q35,usb=off,sata=off,smbus=off,vmport=off,i8042=off,hpet=off"),
+        *("-machine", "q35,usb=off,sata=off,smbus=off,vmport=off,i8042=off,hpet=off,memory-backend=ram"),
         *_accelerator(spec.accelerator),
         # Room for CPUs that are plugged in later; costs nothing measurable.
         *("-smp", f"{spec.cpus},maxcpus={most_cpus}"),
-        *("-m", f"size={spec.memory_mib}M,maxmem={spec.memory_mib + GROWTH_MIB}M"),
         # Saves 100 ms over SeaBIOS: it does no more than a kernel given with -kernel needs.
         *("-bios", "qboot.rom"),
+    ]
+
+
+def _memory(spec: MachineSpec, files: OpenFiles) -> list[str]:
+    size = f"id=ram,size={spec.memory_mib}M"
+    if files.memory is None:
+        ram = f"memory-backend-ram,{size}"
+    else:
+        # share=off: a page that the guest writes is this machine's own copy, the file stays as it is.
+        shared = "off" if spec.saved is not None else "on"
+        ram = f"memory-backend-file,{size},mem-path=/proc/self/fd/{files.memory},share={shared}"
+    return [
+        *("-m", f"size={spec.memory_mib}M,maxmem={spec.memory_mib + GROWTH_MIB}M"),
+        *("-object", ram),
+        *(["-incoming", "defer"] if spec.saved is not None else []),
     ]
 
 
@@ -108,6 +134,8 @@ def kernel_parameters(accelerator: AcceleratorName) -> tuple[str, ...]:
         *("console=ttyS0", "quiet", "loglevel=3"),
         "panic=-1",  # reboot at once, which -no-reboot makes QEMU's end
         "cryptomgr.notests",  # saves 270 ms of ciphers testing themselves
+        # Memory that is added comes online by itself, three quarters of it so that it can be taken away again.
+        *("memhp_default_state=online", "memory_hotplug.online_policy=auto-movable"),
         "swiotlb=noforce",  # room above 4 GiB would cost each guest a 64 MiB bounce buffer and 300 ms to clear it
         # The emulated counter is the host's, so it needs no check against other CPUs (140 ms a CPU), nor a watchdog
         # that distrusts it when the host is busy. Under KVM the guest has kvm-clock.
@@ -133,46 +161,60 @@ def _agent_port(sockets: Sockets) -> list[str]:
 
 
 def _disks(spec: MachineSpec, files: OpenFiles) -> list[str]:
-    sets = [f"fd={fd},set={number}" for number, fd in files.sets.items()]
-    return [
-        *(argument for value in sets for argument in ("-add-fd", value)),
-        *_image_nodes(spec),
-        *_disk("image", slots.IMAGE, "read-only=on"),
-        *_writable_nodes(spec),
-        # discard: what the guest frees becomes a hole in the sparse file.
-        *_disk("writable", slots.WRITABLE, "discard=unmap"),
+    sets = (word for number, fd in files.sets.items() for word in ("-add-fd", f"fd={fd},set={number}"))
+    nodes = [
+        *image_nodes(spec.image, first_node(IMAGE), IMAGE_SET),
+        *writable_nodes(spec.writable is not None, first_node(WRITABLE), WRITABLE_SET),
     ]
+    return [
+        *sets,
+        *(word for node in nodes for word in _blockdev(node)),
+        *_disk(IMAGE, slots.IMAGE, "read-only=on"),
+        *_disk(WRITABLE, slots.WRITABLE, "discard=unmap"),
+    ]
+
+
+def first_node(disk: str) -> str:
+    """The node of the file that a machine is created with behind `disk`."""
+    return f"{disk}-file"
 
 
 def _disk(name: str, slot: str, *options: str) -> list[str]:
     return [
         # The node between device and file is what a running machine can be given another file by (blockdev-reopen).
-        *("-blockdev", ",".join(("driver=raw", f"node-name={name}", f"file={name}-file", *options))),
+        *("-blockdev", ",".join(("driver=raw", f"node-name={name}", f"file={first_node(name)}", *options))),
         # One queue, whatever the number of CPUs: a template is for all of them.
         *_device("virtio-blk-pci", slot, f"drive={name}", "num-queues=1"),
     ]
 
 
-def _image_nodes(spec: MachineSpec) -> list[str]:
-    if spec.image is None:
-        return _placeholder("image-file", "read-only=on")
-    file = f"driver=file,filename=/dev/fdset/{IMAGE_SET},read-only=on"
-    if spec.image.format == "raw":
-        return ["-blockdev", f"{file},node-name=image-file"]
+def image_nodes(image: DiskSource | None, node: str, fdset: int) -> list[Node]:
+    """What the node `node` of a read-only disk stands on, bottom first, itself last; `fdset` has its own file."""
+    if image is None:
+        return [_placeholder(node) | {"read-only": True}]
+    file: Node = {"driver": "file", "filename": f"/dev/fdset/{fdset}", "read-only": True}
+    if image.format == "raw":
+        return [file | {"node-name": node}]
+    descriptor = f"{node}-descriptor"
     return [
-        *("-blockdev", f"{file},node-name=image-descriptor"),
-        *("-blockdev", "driver=vmdk,node-name=image-file,file=image-descriptor,read-only=on"),
+        file | {"node-name": descriptor},
+        {"driver": "vmdk", "node-name": node, "file": descriptor, "read-only": True},
     ]
 
 
-def _writable_nodes(spec: MachineSpec) -> list[str]:
-    if spec.writable is None:
-        return _placeholder("writable-file")
-    return ["-blockdev", f"driver=file,filename=/dev/fdset/{WRITABLE_SET},discard=unmap,node-name=writable-file"]
+def writable_nodes(has_file: bool, node: str, fdset: int) -> list[Node]:
+    """The same for the writable disk."""
+    if not has_file:
+        return [_placeholder(node)]
+    return [{"driver": "file", "filename": f"/dev/fdset/{fdset}", "discard": "unmap", "node-name": node}]
 
 
-def _placeholder(node: str, *options: str) -> list[str]:
-    parts = ("driver=null-co", f"size={_PLACEHOLDER_BYTES}", "read-zeroes=on", f"node-name={node}", *options)
+def _placeholder(node: str) -> Node:
+    return {"driver": "null-co", "size": PLACEHOLDER_BYTES, "read-zeroes": True, "node-name": node}
+
+
+def _blockdev(node: Node) -> list[str]:
+    parts = (f"{key}={('on' if value else 'off') if isinstance(value, bool) else value}" for key, value in node.items())
     return ["-blockdev", ",".join(parts)]
 
 
@@ -186,7 +228,7 @@ def _other_devices(sockets: Sockets) -> list[str]:
         *_device("virtio-net-pci", slots.NETWORK, "netdev=network", "romfile="),
         # Address space only: without the reservation a host that does not overcommit would refuse it.
         *("-object", f"memory-backend-ram,id=growth,size={GROWTH_MIB}M,reserve=off"),
-        *_device("virtio-mem-pci", slots.GROWTH, "memdev=growth", "requested-size=0"),
+        *_device("virtio-mem-pci", slots.GROWTH, f"id={GROWTH}", "memdev=growth", "requested-size=0"),
     ]
 
 
@@ -200,3 +242,9 @@ def _share(directory: int) -> list[str]:
 def _device(kind: str, slot: str, *options: str) -> list[str]:
     # Without the interface of virtio before 1.0: I/O ports, and the code of another age in QEMU.
     return ["-device", ",".join((kind, f"addr={slots.device_number(slot):#x}", "disable-legacy=on", *options))]
+
+
+def machine_digest(spec: MachineSpec) -> str:
+    """What the machine is, apart from its files: machines with one digest can take over each other's saved state."""
+    sockets = Sockets(control=0, agent=0, console=0, network=0)
+    return hashlib.sha256(repr(command_line(spec, sockets, OpenFiles(0, 0, None, {}, 0))).encode()).hexdigest()

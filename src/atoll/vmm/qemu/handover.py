@@ -27,6 +27,7 @@ class Handover:
 
     sockets: Sockets
     files: OpenFiles
+    state: int | None = None
 
     @property
     def descriptors(self) -> tuple[int, ...]:
@@ -34,7 +35,9 @@ class Handover:
         sockets, files = self.sockets, self.files
         shared = () if files.share is None else (files.share,)
         ends = (sockets.control, sockets.agent, sockets.console, sockets.network)
-        return (*ends, files.kernel, files.initramfs, *shared, *files.sets.values())
+        memory = () if files.memory is None else (files.memory,)
+        state = () if self.state is None else (self.state,)
+        return (*ends, files.kernel, files.initramfs, *shared, *memory, *state, *files.sets.values())
 
 
 def open_handover(spec: MachineSpec, ours: ExitStack, theirs: ExitStack) -> tuple[HostEnds, Handover]:
@@ -51,17 +54,11 @@ def open_handover(spec: MachineSpec, ours: ExitStack, theirs: ExitStack) -> tupl
         return host, machine.fileno()
 
     def opened(path: Path, flags: int = os.O_RDONLY) -> int:
-        try:
-            descriptor = os.open(path, flags | os.O_CLOEXEC)
-        except FileNotFoundError as error:
-            raise NotFound(f"{path}, which the virtual machine needs, is not there") from error
-        except OSError as error:
-            raise VmFailed(f"{path}, which the virtual machine needs, cannot be opened: {error.strerror}") from error
-        theirs.callback(os.close, descriptor)
-        return descriptor
+        return open_file(path, theirs, flags)
 
     control, agent, console = (pair(socket.SOCK_STREAM) for _ in range(3))
     network = pair(socket.SOCK_DGRAM)
+    saved = spec.saved or spec.save_to
     sets: dict[int, int] = {}
     if spec.image is not None:
         sets[IMAGE_SET] = opened(spec.image.path)
@@ -78,7 +75,22 @@ def open_handover(spec: MachineSpec, ours: ExitStack, theirs: ExitStack) -> tupl
         initramfs=opened(spec.initramfs),
         share=None if spec.share is None else opened(spec.share, os.O_RDONLY | os.O_DIRECTORY),
         sets=sets,
+        memory=None if saved is None else saved.memory,
     )
+    # Opened again: every reader needs a position of its own.
+    state = None if spec.saved is None else opened(Path(f"/proc/self/fd/{spec.saved.state}"))
     host_ends = HostEnds(control=control[0], agent=agent[0], console=console[0], network=network[0])
     sockets = Sockets(control=control[1], agent=agent[1], console=console[1], network=network[1])
-    return host_ends, Handover(sockets=sockets, files=files)
+    return host_ends, Handover(sockets=sockets, files=files, state=state)
+
+
+def open_file(path: Path, stack: ExitStack, flags: int = os.O_RDONLY) -> int:
+    """A descriptor of `path`, closed with `stack`; raises `NotFound` or `VmFailed`."""
+    try:
+        descriptor = os.open(path, flags | os.O_CLOEXEC)
+    except FileNotFoundError as error:
+        raise NotFound(f"{path}, which the virtual machine needs, is not there") from error
+    except OSError as error:
+        raise VmFailed(f"{path}, which the virtual machine needs, cannot be opened: {error.strerror}") from error
+    stack.callback(os.close, descriptor)
+    return descriptor

@@ -1,26 +1,19 @@
 """A QEMU process as a `Machine`, driven over QMP on a socket that both ends had from the start."""
 
 import asyncio
-import logging
 import socket
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, suppress
-
-from qemu.qmp import QMPClient, QMPError
+from pathlib import Path
 
 from atoll.errors import VmFailed
-from atoll.vmm.monitor import Machine, MachineSpec
-from atoll.vmm.qemu.command_line import command_line
+from atoll.vmm.monitor import DiskSource, Machine, MachineSpec
+from atoll.vmm.qemu.command_line import GROWTH, command_line
+from atoll.vmm.qemu.control import Control, control
+from atoll.vmm.qemu.disks import Disks
 from atoll.vmm.qemu.handover import HostEnds, open_handover
-from atoll.vmm.qemu.process import Running, running
-
-# QEMU reads kernel and initramfs before it answers; a busy host takes its time.
-_GREETING_S = 30.0
-_COMMAND_S = 10.0
-_LAST_WORDS_S = 1.0
-
-# What fails reaches us as an exception; the library would also print it.
-logging.getLogger("qemu.qmp").setLevel(logging.CRITICAL)
+from atoll.vmm.qemu.process import Running, running, set_priority
+from atoll.vmm.qemu.saving import restore, save
 
 
 class QemuMonitor:
@@ -35,19 +28,26 @@ class QemuMonitor:
                 ends, handover = open_handover(spec, ours, theirs)
                 arguments = command_line(spec, handover.sockets, handover.files)
                 qemu = await stack.enter_async_context(running(spec, arguments, handover.descriptors))
-            control = await stack.enter_async_context(_control(qemu, ends.control))
-            machine = QemuMachine(qemu, control, ends)
-            await machine.unplug_network()
+            channel = await stack.enter_async_context(control(qemu, ends.control))
+            disks = Disks(channel, spec.image, spec.writable)
+            machine = QemuMachine(spec, qemu, channel, disks, ends, handover.state)
+            if spec.saved is None:
+                await machine.unplug_network()
             yield machine
 
 
 class QemuMachine:
-    """See `Machine`."""
+    """See `Machine`. `state` is QEMU's own number of the file that its saved state is in, if it has one."""
 
-    def __init__(self, qemu: Running, control: QMPClient, ends: HostEnds) -> None:
+    def __init__(
+        self, spec: MachineSpec, qemu: Running, control: Control, disks: Disks, ends: HostEnds, state: int | None
+    ) -> None:
+        self._spec = spec
         self._qemu = qemu
         self._control = control
+        self._disks = disks
         self._ends = ends
+        self._state = state
 
     @property
     def pid(self) -> int:
@@ -71,26 +71,48 @@ class QemuMachine:
 
     async def start(self) -> None:
         """See `Machine.start`."""
-        await self._execute("cont")
+        if self._state is None:
+            await self._control.execute("cont")
+        else:
+            await restore(self._control, self._state)
 
     async def pause(self) -> None:
         """See `Machine.pause`."""
-        await self._execute("stop")
+        await self._control.execute("stop")
 
     async def resume(self) -> None:
         """See `Machine.resume`."""
-        await self._execute("cont")
+        await self._control.execute("cont")
+
+    async def grow(self, added_mib: int) -> None:
+        """See `Machine.grow`."""
+        device = {"path": f"/machine/peripheral/{GROWTH}", "property": "requested-size", "value": added_mib << 20}
+        await self._control.execute("qom-set", device)
+
+    async def change_disks(self, image: DiskSource | None, writable: Path | None) -> None:
+        """See `Machine.change_disks`."""
+        await self._disks.change(image, writable)
+
+    def set_priority(self, *, low: bool) -> None:
+        """See `Machine.set_priority`."""
+        set_priority(self.pid, low=low)
+
+    async def save(self) -> None:
+        """See `Machine.save`."""
+        if self._spec.save_to is None:
+            raise VmFailed("a machine that was not created to be saved cannot be saved")
+        await save(self._control, self._spec.save_to.state)
 
     async def unplug_network(self) -> None:
         """Take the link of the network device down: there is nothing behind it."""
-        await self._execute("set_link", {"name": "network", "up": False})
+        await self._control.execute("set_link", {"name": "network", "up": False})
 
     async def quit(self, deadline_s: float = 5.0) -> None:
         """See `Machine.quit`."""
         try:
             async with asyncio.timeout(deadline_s):
                 with suppress(VmFailed):
-                    await self._execute("quit")
+                    await self._control.execute("quit")
                 await self.wait()
         except TimeoutError:
             with suppress(ProcessLookupError):
@@ -100,42 +122,3 @@ class QemuMachine:
     async def wait(self) -> int:
         """See `Machine.wait`."""
         return await self._qemu.process.wait()
-
-    async def _execute(self, command: str, arguments: Mapping[str, object] | None = None) -> object:
-        try:
-            async with asyncio.timeout(_COMMAND_S):
-                return await self._control.execute(command, dict(arguments) if arguments else None)
-        except TimeoutError as error:
-            raise VmFailed(f"QEMU did not answer {command!r} within {_COMMAND_S:g} s") from error
-        except QMPError as error:
-            raise VmFailed(await _why(f"QEMU did not carry out {command!r}: {error}", self._qemu)) from error
-
-
-@asynccontextmanager
-async def _control(qemu: Running, end: socket.socket) -> AsyncIterator[QMPClient]:
-    client = QMPClient()
-    try:
-        try:
-            async with asyncio.timeout(_GREETING_S):
-                await client.connect(end)
-        except TimeoutError as error:
-            raise VmFailed(f"QEMU did not come up within {_GREETING_S:g} s") from error
-        except QMPError as error:
-            raise VmFailed(await _why("QEMU did not come up", qemu)) from error
-        yield client
-    finally:
-        # After QEMU's end it reports the end of the stream once more.
-        with suppress(QMPError, OSError, EOFError):
-            await client.disconnect()
-
-
-async def _why(what: str, qemu: Running) -> str:
-    """`what`, and if QEMU has ended, how, and what it complained about."""
-    try:
-        async with asyncio.timeout(_LAST_WORDS_S):
-            status = await qemu.process.wait()
-            await qemu.complaints.ended()
-    except TimeoutError:
-        return what
-    ended = f"it was killed by signal {-status}" if status < 0 else f"it ended with status {status}"
-    return f"{what}: {ended}" + (f" ({qemu.complaints})" if str(qemu.complaints) else "")

@@ -1,4 +1,8 @@
-"""The files that tell a container its name and how to find others: /etc/hostname, /etc/hosts, /etc/resolv.conf."""
+"""The files that tell a container who it is and how to find others.
+
+/etc/hostname, /etc/hosts and /etc/resolv.conf are Docker's; /etc/machine-id (machine-id(5)) is ours: a container is a
+machine of its own, and an image that has one would give it to all of its containers.
+"""
 
 from ipaddress import ip_address
 
@@ -16,12 +20,19 @@ _LOCAL_HOSTS = (
 )
 
 
-def network_files(config: ContainerConfig) -> dict[str, bytes]:
-    """Contents by path; raises `InvalidRequest` for an extra host or a server that is no address."""
+_MACHINE_ID_DIGITS = 32
+
+
+def identity_files(config: ContainerConfig, container_id: str) -> dict[str, bytes]:
+    """Contents by path; `container_id` is hexadecimal.
+
+    Raises `InvalidRequest` for an extra host or a server that is no address.
+    """
     return {
         "/etc/hostname": f"{config.hostname}\n".encode(),
         "/etc/hosts": _hosts(config.extra_hosts),
         "/etc/resolv.conf": _resolver(config),
+        "/etc/machine-id": f"{container_id[:_MACHINE_ID_DIGITS]}\n".encode(),
     }
 
 

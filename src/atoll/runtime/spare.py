@@ -1,0 +1,83 @@
+"""A spare: a clone that has rehearsed and waits for a container, with the runtime that will be that container's.
+
+It runs with low priority until it is claimed: getting ready must not slow a start that somebody waits for.
+"""
+
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+from atoll.errors import VmFailed
+from atoll.guest import Agent
+from atoll.model.agent import Exited
+from atoll.model.container import BundleSpec, SpareSpec
+from atoll.model.runtime import StartReport
+from atoll.runtime.bootstrap import boot_vm, bundle_disks, clone, own_bundle, vm_of
+from atoll.runtime.phases import Phases
+from atoll.runtime.vm import Console, Vm
+from atoll.template import Exits, Stage, growth_mib, machine_spec, rehearse
+from atoll.vmm import Machine, SavedMachine
+
+_LOG = logging.getLogger(__name__)
+
+
+class Spare:
+    """A VM without a container."""
+
+    def __init__(
+        self,
+        spec: SpareSpec,
+        template: SavedMachine,
+        machine: Machine,
+        agent: Agent,
+        console: Console,
+        exits: Exits,
+    ) -> None:
+        self._template = template
+        self._machine = machine
+        self._spec = spec
+        self._agent = agent
+        self._console = console
+        self._exits = exits
+
+    @asynccontextmanager
+    async def boot(self, spec: BundleSpec, on_exited: Callable[[Exited], None]) -> AsyncIterator[Vm]:
+        """The VM as that of a bundle; another one if this one fails. Raises as `boot_vm`."""
+        async with AsyncExitStack() as stack:
+            try:
+                async with AsyncExitStack() as attempt:
+                    await attempt.enter_async_context(own_bundle(spec))
+                    vm = await self._become(spec, on_exited)
+                    stack.push_async_exit(attempt.pop_all())
+            except VmFailed as error:
+                _LOG.warning("a spare cannot be used: %s", error)
+                await self._machine.quit()
+                vm = await stack.enter_async_context(boot_vm(spec, on_exited, self._template))
+            yield vm
+
+    async def _become(self, spec: BundleSpec, on_exited: Callable[[Exited], None]) -> Vm:
+        phases = Phases()
+        self._exits.listener = on_exited
+        with phases.phase("disks"):
+            self._machine.set_priority(low=False)
+            growth = growth_mib(max(spec.memory_mib, self._spec.memory_mib))
+            if growth > growth_mib(self._spec.memory_mib):
+                await self._machine.grow(growth)
+            await self._machine.change_disks(*bundle_disks(spec))
+        report = StartReport(kind="pool", phases=tuple(phases.all))
+        return vm_of(spec, self._machine, self._agent, self._console, report, growth)
+
+
+@asynccontextmanager
+async def open_spare(spec: SpareSpec, template: SavedMachine) -> AsyncIterator[Spare]:
+    """A spare that has rehearsed; leaving the context ends its VM. Raises `VmFailed`, `Unavailable`."""
+    async with AsyncExitStack() as stack:
+        exits = Exits()
+        whole = machine_spec(spec, spec.name, template)
+        machine, agent, console = await clone(whole, exits, Phases(), stack, grown_to_mib=spec.memory_mib)
+        machine.set_priority(low=True)
+        stage = Stage(Path(spec.stage_image), Path(spec.stage_writable))
+        await rehearse(machine, agent, exits, stage, growth_mib(spec.memory_mib))
+        stage.writable.unlink(missing_ok=True)
+        yield Spare(spec, template, machine, agent, console, exits)
