@@ -164,6 +164,12 @@ class Connection:
         self._readers.clear()
         self._writers.clear()
 
+    def close_after_reading(self, reason: str) -> None:
+        """Take what the peer has sent by now, then close."""
+        while not self._closed.done() and self._read_socket():
+            pass
+        self.close(reason)
+
     async def finish(self, deadline_s: float) -> None:
         """Close once the requests under way are answered and all that was queued is with the kernel.
 
@@ -263,24 +269,26 @@ class Connection:
 
     # --- receiving
 
-    def _read_socket(self) -> None:
+    def _read_socket(self) -> bool:
+        """Take what is there; whether it was anything."""
         try:
             received = self._sock.recv_into(self._decoder.space())
         except (BlockingIOError, InterruptedError):
-            return
+            return False
         except OSError as error:
             self.close(f"the channel failed: {error.strerror}")
-            return
+            return False
         if not received:
             self.close("it closed the channel")
-            return
+            return False
         try:
             for frame in self._decoder.received(received):
                 self._dispatch(frame)
                 if self._closed.done():
-                    return
+                    break
         except ProtocolViolation as violation:
             self.close(f"it {violation}")
+        return True
 
     def _dispatch(self, frame: Frame) -> None:
         kind, number, payload = frame
@@ -381,7 +389,8 @@ class Connection:
             except (BlockingIOError, InterruptedError):
                 break
             except OSError as error:
-                self.close(f"the channel failed: {error.strerror}")
+                # The peer has gone, and what it had sent before is still to be read.
+                self.close_after_reading(f"the channel failed: {error.strerror}")
                 return
             self._queued_bytes -= sent
             while queue and sent >= len(queue[0]):

@@ -295,7 +295,7 @@ class Container:
         code = _KILLED if self._started_at is not None or by_user else _HOST_FAILED
         self._init.finish(Exited(id=INIT, code=code))
         if self._vm is not None:
-            self._vm.agent.connection.close("its container has failed")  # what was received is still to be logged
+            self._vm.agent.connection.close_after_reading("its container has failed")  # its output is to be logged
         self.jobs.create_task(self._conclude_failure(error, code, by_user))
 
     def _has_failed(self, error: AtollError, code: int, by_user: bool) -> None:
