@@ -10,6 +10,7 @@ use rustix::mount::{MountFlags, MoveMountFlags, OpenTreeFlags};
 
 use crate::announcements::Announcements;
 use crate::channel::port::Port;
+use crate::container::cgroup;
 use crate::device;
 use crate::failure::{During, Result, reason};
 
@@ -47,7 +48,8 @@ impl Modules {
         mount("proc", "/proc", MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC)?;
         // The first process is what the guest can least do without.
         device::write_attribute("/proc/self/oom_score_adj", b"-1000").during("exempt the agent from the OOM killer")?;
-        mount("cgroup2", "/sys/fs/cgroup", MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC)
+        mount("cgroup2", "/sys/fs/cgroup", MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC)?;
+        cgroup::enable_controllers()
     }
 }
 

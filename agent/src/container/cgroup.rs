@@ -15,17 +15,21 @@ const HIERARCHY: &str = "/sys/fs/cgroup";
 const CONTAINER: &str = "/sys/fs/cgroup/container";
 const CONTROLLERS: [&str; 5] = ["cpu", "cpuset", "io", "memory", "pids"];
 
+/// Enables the controllers for all cgroups to come.
+pub fn enable_controllers() -> Result<()> {
+    let available = fs::read_to_string(format!("{HIERARCHY}/cgroup.controllers")).unwrap_or_default();
+    let wanted = available.split_whitespace().filter(|name| CONTROLLERS.contains(name));
+    let wanted: Vec<String> = wanted.map(|name| format!("+{name}")).collect();
+    write_attribute(format!("{HIERARCHY}/cgroup.subtree_control"), wanted.join(" ").as_bytes())
+        .during("enable the cgroup controllers")
+}
+
 pub struct Cgroup {
     directory: OwnedFd,
 }
 
 impl Cgroup {
     pub fn create(limits: &Limits) -> Result<Cgroup> {
-        let available = fs::read_to_string(format!("{HIERARCHY}/cgroup.controllers")).unwrap_or_default();
-        let wanted = available.split_whitespace().filter(|name| CONTROLLERS.contains(name));
-        let wanted: Vec<String> = wanted.map(|name| format!("+{name}")).collect();
-        write_attribute(format!("{HIERARCHY}/cgroup.subtree_control"), wanted.join(" ").as_bytes())
-            .during("enable the cgroup controllers")?;
         rustix::fs::mkdir(CONTAINER, Mode::from_raw_mode(0o755)).during("make the container's cgroup")?;
         for (file, value) in settings(limits) {
             set(file, &value)?;

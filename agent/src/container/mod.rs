@@ -1,6 +1,7 @@
 //! The container: what the guest exists for. One per guest, started once.
 
 pub mod cgroup;
+mod handoff;
 pub mod mount;
 pub mod root;
 pub mod rootfs;
@@ -39,21 +40,25 @@ impl Container {
         // Before anything of the container runs: clones of a template share the state of their random numbers.
         entropy::mix(&start.entropy).during("mix in the host's entropy")?;
         entropy::set_clock(start.clock_ns).during("set the clock")?;
-        network::bring_up_loopback().during("bring up the loopback interface")?;
         stopwatch.done("entropy and clock");
-        self.root.mount(&start.root)?;
-        stopwatch.done("root file system");
         let cgroup = self.cgroup.insert(Cgroup::create(&start.limits)?);
-        stopwatch.done("cgroup");
-        // It comes while all this is done, on another processor where there is one.
+        let namespaces = libc::CLONE_NEWPID | libc::CLONE_NEWNS | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS;
+        let (giver, taker) = handoff::pair().during("make a socket pair")?;
+        let body = || {
+            giver.close_copy();
+            let launch = Launch { process: &start.process, init: start.init, first: true };
+            become_process(ends, &reporter, &launch, || rootfs::enter(start, &taker))
+        };
+        let child = spawn::spawn(namespaces, Some(cgroup.directory()), body);
+        let child = child.during("start the container's first process")?;
+        stopwatch.done("namespaces");
+        network::bring_up_loopback().during("bring up the loopback interface")?;
+        let root = self.root.mount(&start.root)?;
+        stopwatch.done("root file system");
         memory::wait_for(memory_bytes)?;
         stopwatch.done("memory");
-        let namespaces = libc::CLONE_NEWPID | libc::CLONE_NEWNS | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS;
-        let body = || {
-            let launch = Launch { process: &start.process, init: start.init, first: true };
-            become_process(ends, &reporter, &launch, || rootfs::enter(start))
-        };
-        spawn::spawn(namespaces, Some(cgroup.directory()), body).during("start the container's first process")
+        giver.give(root.as_fd());
+        Ok(child)
     }
 
     /// Starts one more process, in the namespaces of the first.

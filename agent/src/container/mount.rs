@@ -77,7 +77,7 @@ pub fn make_read_only(mount: BorrowedFd<'_>, everything: bool) -> rustix::io::Re
     }
 }
 
-/// Mounts a file system of ours on a directory that must not be a link: /proc, /dev and their like.
+/// Mounts a file system of ours on a directory of ours.
 pub fn own(kind: &str, target: &str, options: &[(&str, &str)], attributes: MountAttrFlags) -> Result<()> {
     let what = &format!("mount {target}");
     match rustix::fs::mkdir(target, Mode::from_raw_mode(0o755)) {
@@ -165,10 +165,22 @@ pub fn console(slave: BorrowedFd<'_>) -> Result<()> {
     file(mount.as_fd(), "/dev/console")
 }
 
-/// Hides `path`: a directory behind an empty one, anything else behind /dev/null.
-pub fn mask(path: &str) -> Result<()> {
+/// Moves the mount on directory `from` of ours, with all that is mounted in it, to a directory that must not be a link.
+pub fn relocate(from: &str, to: &str) -> Result<()> {
+    let what = &format!("mount {to}");
+    match rustix::fs::mkdir(to, Mode::from_raw_mode(0o755)) {
+        Ok(()) | Err(Errno::EXIST) => {}
+        Err(errno) => return Err(errno).during(what),
+    }
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let directory = rustix::fs::open(to, flags, Mode::empty()).during(what)?;
+    rustix::mount::move_mount(CWD, from, &directory, "", MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH).during(what)
+}
+
+/// Hides `path` below `root`: a directory behind an empty one, anything else behind /dev/null.
+pub fn mask(root: &str, path: &str) -> Result<()> {
     let what = &format!("mask {path}");
-    let target = match rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()) {
+    let target = match rustix::fs::open(format!("{root}{path}"), OFlags::PATH | OFlags::CLOEXEC, Mode::empty()) {
         Ok(target) => target,
         Err(Errno::NOENT | Errno::NOTDIR) => return Ok(()),
         Err(errno) => return Err(errno).during(what),
@@ -178,14 +190,15 @@ pub fn mask(path: &str) -> Result<()> {
         FileType::Directory => {
             file_system("tmpfs", "tmpfs", &[("size", "0k")], NOTHING | MountAttrFlags::MOUNT_ATTR_RDONLY)
         }
-        _ => bind("/dev/null"),
+        _ => bind(format!("{root}/dev/null")),
     };
     attach(mount.during(what)?.as_fd(), target.as_fd()).during(what)
 }
 
-/// Makes `path` and everything below it read-only.
-pub fn read_only(path: &str) -> Result<()> {
+/// Makes `path` below `root` and everything below it read-only.
+pub fn read_only(root: &str, path: &str) -> Result<()> {
     let what = &format!("make {path} read-only");
+    let path = &format!("{root}{path}");
     let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_RECURSIVE;
     let mount = match rustix::mount::open_tree(CWD, path, flags) {
         Ok(mount) => mount,
@@ -238,13 +251,13 @@ fn components(path: &Path) -> Vec<PathBuf> {
     names.collect()
 }
 
-/// Writes `value` to the kernel parameter `name`, dots or slashes between its parts.
-pub fn sysctl(name: &str, value: &str) -> Result<()> {
+/// Writes `value` to the kernel parameter `name`, dots or slashes between its parts, in the proc file system `proc`.
+pub fn sysctl(proc: &str, name: &str, value: &str) -> Result<()> {
     let name = if name.contains('/') { name.to_owned() } else { name.replace('.', "/") };
     if components(Path::new(&name)).contains(&PathBuf::from("..")) {
         return Err(Failure::new(Code::InvalidRequest, format!("{name} is no kernel parameter")));
     }
-    crate::device::write_attribute(Path::new("/proc/sys").join(&name), value.as_bytes()).map_err(|errno| {
+    crate::device::write_attribute(Path::new(proc).join("sys").join(&name), value.as_bytes()).map_err(|errno| {
         Failure::start(format!(
             "cannot set the kernel parameter {} to {value:?}: {}",
             name.replace('/', "."),

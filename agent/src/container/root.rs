@@ -4,6 +4,7 @@
 //! when the container has ended the agent takes them apart, so that nothing written is lost.
 
 use std::fs;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::Mode;
@@ -30,8 +31,8 @@ pub struct Root {
 }
 
 impl Root {
-    /// Binds the disks' drivers and mounts everything at [`ROOT`].
-    pub fn mount(&mut self, root: &message::Root) -> Result<()> {
+    /// Binds the disks' drivers and mounts everything at [`ROOT`]; a copy of the mount, attached nowhere.
+    pub fn mount(&mut self, root: &message::Root) -> Result<OwnedFd> {
         let image = device::disk(&root.image.pci)?;
         self.disks.push(image.clone());
         let mut lower = Vec::new();
@@ -66,7 +67,7 @@ impl Root {
         rustix::mount::mount("overlay", ROOT, "overlay", MountFlags::empty(), c_string(&options).as_deref())
             .during("join the image's layers")?;
         self.mounted.push(ROOT.into());
-        Ok(())
+        super::mount::bind(ROOT).during("copy the root's mount")
     }
 
     fn attach(

@@ -9,14 +9,19 @@ use rustix::fs::{CWD, FileType, Mode, OFlags};
 use rustix::mount::{MountAttrFlags, UnmountFlags};
 use rustix::thread::UnshareFlags;
 
+use super::handoff::Taker;
 use super::mount;
 use super::root::ROOT;
-use crate::failure::{During, Result};
+use crate::failure::{Code, During, Failure, Result};
 use crate::message::Start;
 use crate::process::launch::INIT;
 
 const DEVICES: [(&str, u32, u32); 6] =
     [("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)];
+
+/// Where file systems are put together that are moved into the root when there is one.
+const STAGE: &str = "/stage";
+const STAGED: [&str; 3] = ["/proc", "/dev", "/sys"];
 
 const LINKS: [(&str, &str); 6] = [
     ("/proc/self/fd", "/dev/fd"),
@@ -27,9 +32,48 @@ const LINKS: [(&str, &str); 6] = [
     ("pts/ptmx", "/dev/ptmx"),
 ];
 
-/// Enters the container's root and makes it what `start` asks for. In the order that the kernel wants:
-/// what the agent's root has is gathered before it is left, and the root becomes read-only last.
-pub fn enter(start: &Start) -> Result<()> {
+/// What is ready to be mounted in the root before there is one.
+struct Prepared {
+    /// By target.
+    files: Vec<(String, OwnedFd)>,
+}
+
+/// Prepares what needs no root, waits for the root, enters it and makes it what `start` asks for. In the order that the
+/// kernel wants: what the agent's root has is gathered before it is left, and the root becomes read-only last.
+pub fn enter(start: &Start, root: &Taker) -> Result<()> {
+    let prepared = prepare(start)?;
+    let Some(root) = root.take() else {
+        return Err(Failure::new(Code::AgentFailed, "the container has no root"));
+    };
+    attach_root(&root).during("enter the container's root")?;
+    for directory in STAGED {
+        mount::relocate(&format!("{STAGE}{directory}"), &format!("{ROOT}{directory}"))?;
+    }
+    pivot().during("enter the container's root")?;
+    for mount in &start.mounts {
+        mount::requested(mount)?;
+    }
+    for (target, mount) in &prepared.files {
+        mount::file(mount.as_fd(), target)?;
+    }
+    let working_dir = mount::resolve(Path::new("/"), Path::new(&start.process.working_dir));
+    let working_dir = working_dir.during("resolve the working directory")?;
+    fs::create_dir_all(&working_dir).during(format_args!("make the working directory {}", working_dir.display()))?;
+    for path in start.readonly_paths.iter().filter(|path| !is_staged(path)) {
+        mount::read_only("", path)?;
+    }
+    for path in start.masked_paths.iter().filter(|path| !is_staged(path)) {
+        mount::mask("", path)?;
+    }
+    if start.root.read_only || start.root.writable.is_none() {
+        let root = rustix::fs::open("/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).during("open the root")?;
+        mount::make_read_only(root.as_fd(), false).during("make the root read-only")?;
+    }
+    Ok(())
+}
+
+/// Everything about namespaces, and the file systems that the kernel provides, on a stage.
+fn prepare(start: &Start) -> Result<Prepared> {
     // SAFETY: nothing here relies on the cgroup namespace being the agent's.
     unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWCGROUP) }.during("make a cgroup namespace")?;
     rustix::system::sethostname(start.hostname.as_bytes()).during("set the host name")?;
@@ -38,32 +82,25 @@ pub fn enter(start: &Start) -> Result<()> {
     }
     let files = gather_files(start)?;
     let devices = if start.privileged { gather_devices(Path::new("/dev")) } else { Vec::new() };
-    pivot().during("enter the container's root")?;
+    for directory in [STAGE, ROOT] {
+        fs::create_dir_all(directory).during("make a stage")?;
+    }
     mount_system(start)?;
     make_devices(&devices)?;
-    for mount in &start.mounts {
-        mount::requested(mount)?;
-    }
-    for (target, mount) in &files {
-        mount::file(mount.as_fd(), target)?;
-    }
-    let working_dir = mount::resolve(Path::new("/"), Path::new(&start.process.working_dir));
-    let working_dir = working_dir.during("resolve the working directory")?;
-    fs::create_dir_all(&working_dir).during(format_args!("make the working directory {}", working_dir.display()))?;
     for (name, value) in &start.sysctls {
-        mount::sysctl(name, value)?;
+        mount::sysctl(&format!("{STAGE}/proc"), name, value)?;
     }
-    for path in &start.readonly_paths {
-        mount::read_only(path)?;
+    for path in start.readonly_paths.iter().filter(|path| is_staged(path)) {
+        mount::read_only(STAGE, path)?;
     }
-    for path in &start.masked_paths {
-        mount::mask(path)?;
+    for path in start.masked_paths.iter().filter(|path| is_staged(path)) {
+        mount::mask(STAGE, path)?;
     }
-    if start.root.read_only || start.root.writable.is_none() {
-        let root = rustix::fs::open("/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).during("open the root")?;
-        mount::make_read_only(root.as_fd(), false).during("make the root read-only")?;
-    }
-    Ok(())
+    Ok(Prepared { files })
+}
+
+fn is_staged(path: &str) -> bool {
+    STAGED.iter().any(|directory| path.strip_prefix(directory).is_some_and(|rest| rest.starts_with('/')))
 }
 
 /// The files of the request on a tmpfs of the container's own, and the init of `--init`, ready to be attached.
@@ -86,6 +123,11 @@ fn gather_files(start: &Start) -> Result<Vec<(String, OwnedFd)>> {
     Ok(gathered)
 }
 
+fn attach_root(root: &OwnedFd) -> rustix::io::Result<()> {
+    let directory = rustix::fs::open(ROOT, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    mount::attach(root.as_fd(), directory.as_fd())
+}
+
 fn pivot() -> rustix::io::Result<()> {
     rustix::process::chdir(ROOT)?;
     // The old root ends up on top of the new one, from where it is taken off.
@@ -100,15 +142,18 @@ fn mount_system(start: &Start) -> Result<()> {
     let no_suid_exec = no_suid | MountAttrFlags::MOUNT_ATTR_NOEXEC;
     let shm_bytes = start.shm_bytes.to_string();
     let system = if start.privileged { nothing } else { nothing | MountAttrFlags::MOUNT_ATTR_RDONLY };
-    mount::own("proc", "/proc", &[], nothing)?;
+    let own = |kind: &str, target: &str, options: &[(&str, &str)], attributes| {
+        mount::own(kind, &format!("{STAGE}{target}"), options, attributes)
+    };
+    own("proc", "/proc", &[], nothing)?;
     let dev = no_suid | MountAttrFlags::MOUNT_ATTR_STRICTATIME;
-    mount::own("tmpfs", "/dev", &[("mode", "755"), ("size", "65536k")], dev)?;
+    own("tmpfs", "/dev", &[("mode", "755"), ("size", "65536k")], dev)?;
     let terminals = [("gid", "5"), ("mode", "0620"), ("ptmxmode", "0666")];
-    mount::own("devpts", "/dev/pts", &terminals, no_suid_exec)?;
-    mount::own("tmpfs", "/dev/shm", &[("mode", "1777"), ("size", &shm_bytes)], nothing)?;
-    mount::own("mqueue", "/dev/mqueue", &[], nothing)?;
-    mount::own("sysfs", "/sys", &[], system)?;
-    mount::own("cgroup2", "/sys/fs/cgroup", &[], system)
+    own("devpts", "/dev/pts", &terminals, no_suid_exec)?;
+    own("tmpfs", "/dev/shm", &[("mode", "1777"), ("size", &shm_bytes)], nothing)?;
+    own("mqueue", "/dev/mqueue", &[], nothing)?;
+    own("sysfs", "/sys", &[], system)?;
+    own("cgroup2", "/sys/fs/cgroup", &[], system)
 }
 
 struct Device {
@@ -121,11 +166,12 @@ fn make_devices(further: &[Device]) -> Result<()> {
     let mask = rustix::process::umask(Mode::empty());
     for (name, major, minor) in DEVICES {
         let number = rustix::fs::makedev(major, minor);
-        let path = Path::new("/dev").join(name);
+        let path = Path::new(STAGE).join("dev").join(name);
         rustix::fs::mknodat(CWD, &path, FileType::CharacterDevice, Mode::from_raw_mode(0o666), number)
             .during(format_args!("make {}", path.display()))?;
     }
     for Device { path, mode, number } in further {
+        let path = &PathBuf::from(format!("{STAGE}{}", path.display()));
         if let Some(parent) = path.parent() {
             fs::create_dir_all(parent).during(format_args!("make {}", parent.display()))?;
         }
@@ -137,7 +183,7 @@ fn make_devices(further: &[Device]) -> Result<()> {
     }
     rustix::process::umask(mask);
     for (target, link) in LINKS {
-        symlink(target, link).during(format_args!("make {link}"))?;
+        symlink(target, format!("{STAGE}{link}")).during(format_args!("make {link}"))?;
     }
     Ok(())
 }
