@@ -152,21 +152,22 @@ pub struct Start {
     pub sysctls: BTreeMap<String, String>,
     #[serde(default)]
     pub limits: Limits,
+    pub profile: Profile,
+    #[serde(default)]
+    pub init: bool,
+    pub process: Process,
+}
+
+/// What has a say in the file systems that the kernel provides; most containers have the same.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct Profile {
     #[serde(default)]
     pub masked_paths: Vec<String>,
     #[serde(default)]
     pub readonly_paths: Vec<String>,
     #[serde(default)]
     pub privileged: bool,
-    #[serde(default)]
-    pub init: bool,
-    #[serde(default = "shm_bytes")]
     pub shm_bytes: u64,
-    pub process: Process,
-}
-
-fn shm_bytes() -> u64 {
-    64 << 20
 }
 
 #[derive(Debug, Serialize)]
@@ -270,7 +271,7 @@ pub enum Request {
     Statistics,
     PowerOff,
     PrepareTemplate,
-    Forget,
+    Forget(Box<Profile>),
     /// A method that this agent does not have: answered with an error, the channel lives on.
     Unknown(String),
 }
@@ -297,6 +298,7 @@ impl<'de> Visitor<'de> for RequestVisitor {
             "exec" => Request::Exec(next(&mut items)?),
             "signal" => Request::Signal(next(&mut items)?),
             "resize" => Request::Resize(next(&mut items)?),
+            "forget" => Request::Forget(next(&mut items)?),
             _ => {
                 let de::IgnoredAny = next(&mut items)?;
                 match method.as_str() {
@@ -305,7 +307,6 @@ impl<'de> Visitor<'de> for RequestVisitor {
                     "statistics" => Request::Statistics,
                     "poweroff" => Request::PowerOff,
                     "prepare_template" => Request::PrepareTemplate,
-                    "forget" => Request::Forget,
                     _ => Request::Unknown(method),
                 }
             }

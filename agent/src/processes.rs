@@ -14,13 +14,17 @@ use crate::process::user;
 const CONSOLES: u32 = 4;
 const PTY_SLAVES: std::ops::RangeInclusive<u32> = 136..=143;
 
-/// The rows of all processes; `first` is the container's first process, whose root has the user names.
-pub fn list(first: i32) -> ProcessList {
+/// The rows of all processes; `first` is the container's first process, whose root has the user names. It became that
+/// at `started_s`, seconds since the epoch, and may have waited for it long before.
+pub fn list(first: i32, started_s: f64) -> ProcessList {
     let root = rustix::fs::open(format!("/proc/{first}/root"), OFlags::PATH | OFlags::CLOEXEC, Mode::empty());
     let accounts = root.map(|root| user::accounts_of(root.as_fd())).unwrap_or_default();
     let booted_s = cgroup::field(&fs::read_to_string("/proc/stat").unwrap_or_default(), "btime");
     // A process that has ended since is left out.
-    let rows = cgroup::members().into_iter().filter_map(|pid| row(pid, &accounts, booted_s)).collect();
+    let mut rows: Vec<_> = cgroup::members().into_iter().filter_map(|pid| row(pid, &accounts, booted_s)).collect();
+    for row in &mut rows {
+        row.started_s = row.started_s.max(started_s);
+    }
     ProcessList { rows }
 }
 

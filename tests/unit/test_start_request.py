@@ -43,8 +43,8 @@ def test_a_plain_container_starts_with_dockers_defaults() -> None:
     assert set(request.process.capabilities) == set(DEFAULT)
     assert request.process.terminal is None
     assert request.process.stdio == Stdio(stdout=1, stderr=2)
-    assert request.masked_paths == MASKED_PATHS
-    assert "/proc/sys" in request.readonly_paths
+    assert request.profile.masked_paths == MASKED_PATHS
+    assert "/proc/sys" in request.profile.readonly_paths
     assert request.limits == Limits()
     assert request.growth_bytes == 128 << 20
 
@@ -69,9 +69,9 @@ def test_a_container_without_a_command_is_refused(command: tuple[str, ...]) -> N
 
 def test_a_privileged_container_may_do_everything() -> None:
     request = start(replace(CONFIG, privileged=True, cap_drop=("ALL",)))
-    assert request.privileged
+    assert request.profile.privileged
     assert request.process.capabilities == ALL
-    assert request.masked_paths == request.readonly_paths == ()
+    assert request.profile.masked_paths == request.profile.readonly_paths == ()
 
 
 @pytest.mark.parametrize(

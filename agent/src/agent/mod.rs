@@ -11,6 +11,7 @@ use serde::Serialize;
 use crate::channel::frame::{Broken, Decoder, Item, Kind};
 use crate::channel::port::{Port, Read};
 use crate::container::Container;
+use crate::container::understudy::Understudy;
 use crate::events::{Events, Source};
 use crate::failure::{During, Failure, Result};
 use crate::memory;
@@ -34,6 +35,8 @@ pub struct Agent {
     processes: BTreeMap<u32, Process>,
     next_serial: u32,
     container: Option<Container>,
+    /// The first process of the container to come.
+    understudy: Option<Understudy>,
     /// The memory that the guest was booted with, as far as its kernel manages it.
     booted_bytes: u64,
 }
@@ -53,6 +56,7 @@ impl Agent {
             processes: BTreeMap::new(),
             next_serial: 1,
             container: None,
+            understudy: None,
             booted_bytes: memory::total_bytes(),
         };
         agent.say_hello();

@@ -5,6 +5,7 @@ use std::os::fd::AsFd;
 use super::Agent;
 use crate::channel::frame::Broken;
 use crate::container::Container;
+use crate::container::understudy::Understudy;
 use crate::failure::{Code, During, Failure, Result};
 use crate::message::{self, Request};
 use crate::process::table::{FIRST, Process, Starting};
@@ -20,7 +21,7 @@ impl Agent {
         match request {
             Request::Ping => self.answer(id, Ok(())),
             Request::Start(start) => {
-                if let Err(failure) = self.start(id, &start, Stopwatch::start()) {
+                if let Err(failure) = self.start(id, &start, payload, Stopwatch::start()) {
                     self.answer::<()>(id, Err(failure));
                 }
             }
@@ -38,7 +39,9 @@ impl Agent {
                 self.answer(id, result);
             }
             Request::Processes => {
-                let result = self.running().map(|(_, first)| processes::list(first.pid.as_raw_nonzero().get()));
+                let result = self
+                    .running()
+                    .map(|(container, first)| processes::list(first.pid.as_raw_nonzero().get(), container.started_s));
                 self.answer(id, result);
             }
             Request::Statistics => {
@@ -54,8 +57,8 @@ impl Agent {
                 let result = power::prepare_template(self.container.is_some());
                 self.answer(id, result);
             }
-            Request::Forget => {
-                let result = self.forget();
+            Request::Forget(profile) => {
+                let result = self.forget(*profile);
                 self.answer(id, result);
             }
             Request::Unknown(method) => {
@@ -66,14 +69,23 @@ impl Agent {
         Ok(())
     }
 
-    fn start(&mut self, request: u32, start: &message::Start, mut stopwatch: Stopwatch) -> Result<()> {
+    fn start(&mut self, request: u32, start: &message::Start, payload: &[u8], mut stopwatch: Stopwatch) -> Result<()> {
         if self.container.is_some() {
             return Err(Failure::new(Code::Conflict, "this guest has started its container already"));
         }
         let plan = self.plan(FIRST, &start.process)?;
         let container = self.container.insert(Container::default());
         let memory_bytes = self.booted_bytes + start.growth_bytes;
-        match container.start(start, memory_bytes, plan.theirs, plan.reporter, &mut stopwatch) {
+        let understudy = match self.understudy.take() {
+            Some(understudy) if understudy.fits(&start.profile) => understudy,
+            other => {
+                other.map_or(Ok(()), Understudy::dismiss)?;
+                Understudy::spawn(start.profile.clone())?
+            }
+        };
+        understudy.assign(payload, plan.theirs, plan.reporter)?;
+        stopwatch.done("assignment");
+        match container.start(start, understudy, memory_bytes, &mut stopwatch) {
             Ok(child) => {
                 let starting = Starting { request, listener: plan.listener, stopwatch };
                 self.enrol(FIRST, &start.process, plan.ours, child, starting)
@@ -96,12 +108,15 @@ impl Agent {
         self.enrol(&exec.id, &exec.process, plan.ours, child, starting)
     }
 
-    /// Makes room for another container once the last one has ended: that was a rehearsal.
-    fn forget(&mut self) -> Result<()> {
-        if !self.processes.is_empty() {
+    /// Makes room for another container once the last one has ended, which was a rehearsal, and has its first process
+    /// wait for its part.
+    fn forget(&mut self, profile: message::Profile) -> Result<()> {
+        if !self.processes.is_empty() || self.understudy.is_some() {
             return Err(Failure::new(Code::Conflict, "the container has not ended"));
         }
-        self.container.take().map_or(Ok(()), Container::forget)
+        self.container.take().map_or(Ok(()), Container::forget)?;
+        self.understudy = Some(Understudy::spawn(profile)?);
+        Ok(())
     }
 
     /// The container and its first process, if that runs.

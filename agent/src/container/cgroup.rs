@@ -29,14 +29,16 @@ pub struct Cgroup {
 }
 
 impl Cgroup {
-    pub fn create(limits: &Limits) -> Result<Cgroup> {
+    pub fn create() -> Result<Cgroup> {
         rustix::fs::mkdir(CONTAINER, Mode::from_raw_mode(0o755)).during("make the container's cgroup")?;
-        for (file, value) in settings(limits) {
-            set(file, &value)?;
-        }
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let directory = rustix::fs::open(CONTAINER, flags, Mode::empty()).during("open the container's cgroup")?;
         Ok(Cgroup { directory })
+    }
+
+    /// Sets the container's limits.
+    pub fn limit(&self, limits: &Limits) -> Result<()> {
+        settings(limits).iter().try_for_each(|(file, value)| set(file, value))
     }
 
     /// What clone3(2) puts a new process into.

@@ -1,10 +1,11 @@
 //! The container: what the guest exists for. One per guest, started once.
 
 pub mod cgroup;
-mod handoff;
+mod line;
 pub mod mount;
 pub mod root;
 pub mod rootfs;
+pub mod understudy;
 
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -19,45 +20,37 @@ use crate::stopwatch::Stopwatch;
 use crate::{entropy, memory, network};
 use cgroup::Cgroup;
 use root::Root;
+use understudy::Understudy;
 
 /// What exists of the container, and has to be taken apart.
 #[derive(Default)]
 pub struct Container {
     root: Root,
     cgroup: Option<Cgroup>,
+    /// Seconds since the epoch.
+    pub started_s: f64,
 }
 
 impl Container {
-    /// Makes what the first process needs, and starts it.
+    /// Makes what the first process needs, and has `understudy`, who knows its part, become it. There are `memory_bytes`
+    /// of memory when the process begins.
     pub fn start(
         &mut self,
         start: &Start,
+        understudy: Understudy,
         memory_bytes: u64,
-        ends: Ends,
-        reporter: Reporter,
         stopwatch: &mut Stopwatch,
     ) -> Result<Child> {
-        // Before anything of the container runs: clones of a template share the state of their random numbers.
-        entropy::mix(&start.entropy).during("mix in the host's entropy")?;
         entropy::set_clock(start.clock_ns).during("set the clock")?;
-        stopwatch.done("entropy and clock");
-        let cgroup = self.cgroup.insert(Cgroup::create(&start.limits)?);
-        let namespaces = libc::CLONE_NEWPID | libc::CLONE_NEWNS | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS;
-        let (giver, taker) = handoff::pair().during("make a socket pair")?;
-        let body = || {
-            giver.close_copy();
-            let launch = Launch { process: &start.process, init: start.init, first: true };
-            become_process(ends, &reporter, &launch, || rootfs::enter(start, &taker))
-        };
-        let child = spawn::spawn(namespaces, Some(cgroup.directory()), body);
-        let child = child.during("start the container's first process")?;
-        stopwatch.done("namespaces");
+        self.started_s = start.clock_ns as f64 / 1e9;
+        understudy.cgroup().limit(&start.limits)?;
         network::bring_up_loopback().during("bring up the loopback interface")?;
         let root = self.root.mount(&start.root)?;
         stopwatch.done("root file system");
         memory::wait_for(memory_bytes)?;
         stopwatch.done("memory");
-        giver.give(root.as_fd());
+        let (child, cgroup) = understudy.go(root.as_fd());
+        self.cgroup = Some(cgroup);
         Ok(child)
     }
 

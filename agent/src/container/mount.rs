@@ -251,13 +251,13 @@ fn components(path: &Path) -> Vec<PathBuf> {
     names.collect()
 }
 
-/// Writes `value` to the kernel parameter `name`, dots or slashes between its parts, in the proc file system `proc`.
-pub fn sysctl(proc: &str, name: &str, value: &str) -> Result<()> {
+/// Writes `value` to the kernel parameter `name`, dots or slashes between its parts.
+pub fn sysctl(name: &str, value: &str) -> Result<()> {
     let name = if name.contains('/') { name.to_owned() } else { name.replace('.', "/") };
     if components(Path::new(&name)).contains(&PathBuf::from("..")) {
         return Err(Failure::new(Code::InvalidRequest, format!("{name} is no kernel parameter")));
     }
-    crate::device::write_attribute(Path::new(proc).join("sys").join(&name), value.as_bytes()).map_err(|errno| {
+    crate::device::write_attribute(Path::new("/proc/sys").join(&name), value.as_bytes()).map_err(|errno| {
         Failure::start(format!(
             "cannot set the kernel parameter {} to {value:?}: {}",
             name.replace('/', "."),

@@ -1,7 +1,7 @@
 //! What the container's first process makes of its new namespaces: its root and all that is mounted in it.
 
 use std::fs;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 
@@ -9,11 +9,10 @@ use rustix::fs::{CWD, FileType, Mode, OFlags};
 use rustix::mount::{MountAttrFlags, UnmountFlags};
 use rustix::thread::UnshareFlags;
 
-use super::handoff::Taker;
 use super::mount;
 use super::root::ROOT;
-use crate::failure::{Code, During, Failure, Result};
-use crate::message::Start;
+use crate::failure::{During, Result};
+use crate::message::{Profile, Start};
 use crate::process::launch::INIT;
 
 const DEVICES: [(&str, u32, u32); 6] =
@@ -32,20 +31,45 @@ const LINKS: [(&str, &str); 6] = [
     ("pts/ptmx", "/dev/ptmx"),
 ];
 
-/// What is ready to be mounted in the root before there is one.
-struct Prepared {
-    /// By target.
-    files: Vec<(String, OwnedFd)>,
+/// Puts everything that depends on no root and on no container on a stage: the file systems that the kernel provides.
+pub fn prepare(profile: &Profile) -> Result<()> {
+    // SAFETY: nothing here relies on the cgroup namespace being the agent's.
+    unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWCGROUP) }.during("make a cgroup namespace")?;
+    for directory in [STAGE, ROOT] {
+        fs::create_dir_all(directory).during("make a stage")?;
+    }
+    mount_system(profile)?;
+    make_devices()?;
+    for path in profile.readonly_paths.iter().filter(|path| is_staged(path)) {
+        mount::read_only(STAGE, path)?;
+    }
+    for path in profile.masked_paths.iter().filter(|path| is_staged(path)) {
+        mount::mask(STAGE, path)?;
+    }
+    Ok(())
 }
 
-/// Prepares what needs no root, waits for the root, enters it and makes it what `start` asks for. In the order that the
-/// kernel wants: what the agent's root has is gathered before it is left, and the root becomes read-only last.
-pub fn enter(start: &Start, root: &Taker) -> Result<()> {
-    let prepared = prepare(start)?;
-    let Some(root) = root.take() else {
-        return Err(Failure::new(Code::AgentFailed, "the container has no root"));
-    };
-    attach_root(&root).during("enter the container's root")?;
+/// Files, by target, ready to be mounted in the root.
+pub type Files = Vec<(String, OwnedFd)>;
+
+/// Makes the namespaces what `start` asks for, and gathers what the agent's root has before that is left.
+pub fn dress(start: &Start) -> Result<Files> {
+    rustix::system::sethostname(start.hostname.as_bytes()).during("set the host name")?;
+    if !start.domainname.is_empty() {
+        rustix::system::setdomainname(start.domainname.as_bytes()).during("set the domain name")?;
+    }
+    for (name, value) in &start.sysctls {
+        mount::sysctl(name, value)?;
+    }
+    if start.profile.privileged {
+        add_devices(&gather_devices(Path::new("/dev")))?;
+    }
+    gather_files(start)
+}
+
+/// Enters `root` and makes it what `start` asks for; it becomes read-only last.
+pub fn enter(start: &Start, files: Files, root: BorrowedFd<'_>) -> Result<()> {
+    attach_root(root).during("enter the container's root")?;
     for directory in STAGED {
         mount::relocate(&format!("{STAGE}{directory}"), &format!("{ROOT}{directory}"))?;
     }
@@ -53,16 +77,16 @@ pub fn enter(start: &Start, root: &Taker) -> Result<()> {
     for mount in &start.mounts {
         mount::requested(mount)?;
     }
-    for (target, mount) in &prepared.files {
+    for (target, mount) in &files {
         mount::file(mount.as_fd(), target)?;
     }
     let working_dir = mount::resolve(Path::new("/"), Path::new(&start.process.working_dir));
     let working_dir = working_dir.during("resolve the working directory")?;
     fs::create_dir_all(&working_dir).during(format_args!("make the working directory {}", working_dir.display()))?;
-    for path in start.readonly_paths.iter().filter(|path| !is_staged(path)) {
+    for path in start.profile.readonly_paths.iter().filter(|path| !is_staged(path)) {
         mount::read_only("", path)?;
     }
-    for path in start.masked_paths.iter().filter(|path| !is_staged(path)) {
+    for path in start.profile.masked_paths.iter().filter(|path| !is_staged(path)) {
         mount::mask("", path)?;
     }
     if start.root.read_only || start.root.writable.is_none() {
@@ -72,39 +96,12 @@ pub fn enter(start: &Start, root: &Taker) -> Result<()> {
     Ok(())
 }
 
-/// Everything about namespaces, and the file systems that the kernel provides, on a stage.
-fn prepare(start: &Start) -> Result<Prepared> {
-    // SAFETY: nothing here relies on the cgroup namespace being the agent's.
-    unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWCGROUP) }.during("make a cgroup namespace")?;
-    rustix::system::sethostname(start.hostname.as_bytes()).during("set the host name")?;
-    if !start.domainname.is_empty() {
-        rustix::system::setdomainname(start.domainname.as_bytes()).during("set the domain name")?;
-    }
-    let files = gather_files(start)?;
-    let devices = if start.privileged { gather_devices(Path::new("/dev")) } else { Vec::new() };
-    for directory in [STAGE, ROOT] {
-        fs::create_dir_all(directory).during("make a stage")?;
-    }
-    mount_system(start)?;
-    make_devices(&devices)?;
-    for (name, value) in &start.sysctls {
-        mount::sysctl(&format!("{STAGE}/proc"), name, value)?;
-    }
-    for path in start.readonly_paths.iter().filter(|path| is_staged(path)) {
-        mount::read_only(STAGE, path)?;
-    }
-    for path in start.masked_paths.iter().filter(|path| is_staged(path)) {
-        mount::mask(STAGE, path)?;
-    }
-    Ok(Prepared { files })
-}
-
 fn is_staged(path: &str) -> bool {
     STAGED.iter().any(|directory| path.strip_prefix(directory).is_some_and(|rest| rest.starts_with('/')))
 }
 
 /// The files of the request on a tmpfs of the container's own, and the init of `--init`, ready to be attached.
-fn gather_files(start: &Start) -> Result<Vec<(String, OwnedFd)>> {
+fn gather_files(start: &Start) -> Result<Files> {
     const FILES: &str = "/run";
     let mut gathered = Vec::new();
     if !start.files.is_empty() {
@@ -123,9 +120,9 @@ fn gather_files(start: &Start) -> Result<Vec<(String, OwnedFd)>> {
     Ok(gathered)
 }
 
-fn attach_root(root: &OwnedFd) -> rustix::io::Result<()> {
+fn attach_root(root: BorrowedFd<'_>) -> rustix::io::Result<()> {
     let directory = rustix::fs::open(ROOT, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
-    mount::attach(root.as_fd(), directory.as_fd())
+    mount::attach(root, directory.as_fd())
 }
 
 fn pivot() -> rustix::io::Result<()> {
@@ -136,12 +133,12 @@ fn pivot() -> rustix::io::Result<()> {
     rustix::process::chdir("/")
 }
 
-fn mount_system(start: &Start) -> Result<()> {
+fn mount_system(profile: &Profile) -> Result<()> {
     let nothing = mount::NOTHING;
     let no_suid = MountAttrFlags::MOUNT_ATTR_NOSUID;
     let no_suid_exec = no_suid | MountAttrFlags::MOUNT_ATTR_NOEXEC;
-    let shm_bytes = start.shm_bytes.to_string();
-    let system = if start.privileged { nothing } else { nothing | MountAttrFlags::MOUNT_ATTR_RDONLY };
+    let shm_bytes = profile.shm_bytes.to_string();
+    let system = if profile.privileged { nothing } else { nothing | MountAttrFlags::MOUNT_ATTR_RDONLY };
     let own = |kind: &str, target: &str, options: &[(&str, &str)], attributes| {
         mount::own(kind, &format!("{STAGE}{target}"), options, attributes)
     };
@@ -162,15 +159,24 @@ struct Device {
     number: u64,
 }
 
-fn make_devices(further: &[Device]) -> Result<()> {
+fn make_devices() -> Result<()> {
     let mask = rustix::process::umask(Mode::empty());
     for (name, major, minor) in DEVICES {
         let number = rustix::fs::makedev(major, minor);
         let path = Path::new(STAGE).join("dev").join(name);
         rustix::fs::mknodat(CWD, &path, FileType::CharacterDevice, Mode::from_raw_mode(0o666), number)
-            .during(format_args!("make {}", path.display()))?;
+            .during(format_args!("make /dev/{name}"))?;
     }
-    for Device { path, mode, number } in further {
+    rustix::process::umask(mask);
+    for (target, link) in LINKS {
+        symlink(target, format!("{STAGE}{link}")).during(format_args!("make {link}"))?;
+    }
+    Ok(())
+}
+
+fn add_devices(devices: &[Device]) -> Result<()> {
+    let mask = rustix::process::umask(Mode::empty());
+    for Device { path, mode, number } in devices {
         let path = &PathBuf::from(format!("{STAGE}{}", path.display()));
         if let Some(parent) = path.parent() {
             fs::create_dir_all(parent).during(format_args!("make {}", parent.display()))?;
@@ -182,9 +188,6 @@ fn make_devices(further: &[Device]) -> Result<()> {
         }
     }
     rustix::process::umask(mask);
-    for (target, link) in LINKS {
-        symlink(target, format!("{STAGE}{link}")).during(format_args!("make {link}"))?;
-    }
     Ok(())
 }
 

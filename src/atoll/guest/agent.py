@@ -17,6 +17,7 @@ from atoll.model.agent import (
     Exited,
     Hello,
     ProcessList,
+    Profile,
     Resize,
     Signal,
     Start,
@@ -69,9 +70,9 @@ class Agent:
         """Have everything bound that is bound in a clone; raises `AgentFailed`."""
         await self.connection.call("prepare_template", None, None, _START_S)
 
-    async def forget(self) -> None:
-        """Have nothing left of a container that has ended, so that there may be another; raises `AgentFailed`."""
-        await self.connection.call("forget", None, None, _ANSWER_S)
+    async def forget(self, next_profile: Profile) -> None:
+        """Have nothing left of a container that has ended, and all ready for the next; raises `AgentFailed`."""
+        await self.connection.call("forget", next_profile, None, _ANSWER_S)
 
     async def start(self, request: Start) -> Started:
         """Start the container; raises `StartFailed` and its kind."""

@@ -11,7 +11,7 @@ from atoll.errors import InvalidRequest
 from atoll.guest.capabilities import capabilities
 from atoll.guest.identity_files import identity_files
 from atoll.guest.tmpfs import tmpfs_mount
-from atoll.model.agent import Disk, Exec, Extent, Limits, Process, Rlimit, Root, Start, Stdio
+from atoll.model.agent import Disk, Exec, Extent, Limits, Process, Profile, Rlimit, Root, Start, Stdio
 from atoll.model.container import ContainerConfig
 from atoll.model.runtime import ExecStart
 
@@ -75,11 +75,8 @@ def start_request(
         files=identity_files(config, id),
         sysctls=_SYSCTLS | config.sysctls,
         limits=limits(config),
-        masked_paths=() if config.privileged else MASKED_PATHS,
-        readonly_paths=() if config.privileged else READONLY_PATHS,
-        privileged=config.privileged,
+        profile=profile(config),
         init=config.init,
-        shm_bytes=config.shm_bytes,
         process=Process(
             arguments=_arguments(config.entrypoint + config.command),
             environment=environment(config, terminal=config.terminal),
@@ -93,6 +90,16 @@ def start_request(
             terminal=config.terminal_size if config.terminal else None,
             stdio=stdio,
         ),
+    )
+
+
+def profile(config: ContainerConfig) -> Profile:
+    """What the container's /proc, /dev and /sys are like."""
+    return Profile(
+        masked_paths=() if config.privileged else MASKED_PATHS,
+        readonly_paths=() if config.privileged else READONLY_PATHS,
+        privileged=config.privileged,
+        shm_bytes=config.shm_bytes,
     )
 
 

@@ -129,12 +129,21 @@ class Start(Struct, frozen=True, kw_only=True):
     files: dict[str, bytes] = {}
     sysctls: dict[str, str] = {}
     limits: Limits = Limits()
+    profile: "Profile"
+    init: bool = False
+    process: Process
+
+
+class Profile(Struct, frozen=True, kw_only=True):
+    """What has a say in the file systems that the kernel provides; most containers have the same.
+
+    Parameters of the request `forget`, too: the container that comes next is likely to be like this. Result: nil.
+    """
+
     masked_paths: tuple[str, ...] = ()
     readonly_paths: tuple[str, ...] = ()
     privileged: bool = False
-    init: bool = False
-    shm_bytes: int = 64 << 20
-    process: Process
+    shm_bytes: int
 
 
 class Step(Struct, frozen=True):

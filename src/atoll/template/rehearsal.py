@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from atoll.errors import AgentFailed
-from atoll.guest import Agent, exec_request, start_request
+from atoll.guest import Agent, exec_request, profile, start_request
 from atoll.model.agent import Disk, Exited, Extent, Process, Stdio
 from atoll.model.container import ContainerConfig
 from atoll.model.runtime import ExecStart
@@ -22,6 +22,7 @@ PROGRAM = "/rehearsal"
 """The agent's binary in the rehearsal's image: under this name it copies its input to its output, and ends."""
 _DEADLINE_S = 60.0
 _INIT, _EXEC = "init", "exec"
+_CONFIG = ContainerConfig(image="", image_id="", command=(PROGRAM,), hostname="rehearsal", open_stdin=True)
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ async def rehearse(machine: Machine, agent: Agent, exits: Exits, stage: Stage, g
             await _perform(agent, exits, Extent(0, stage.image.stat().st_size), growth_mib)
     except TimeoutError:
         raise AgentFailed(f"the rehearsal did not end within {_DEADLINE_S:g} s") from None
-    await agent.forget()
+    await agent.forget(profile(_CONFIG))
     await machine.change_disks(None, None)
 
 
@@ -62,13 +63,12 @@ async def _perform(agent: Agent, exits: Exits, layer: Extent, growth_mib: int) -
     ended = {name: asyncio.get_running_loop().create_future() for name in (_INIT, _EXEC)}
     exits.listener = lambda exited: ended[exited.id].set_result(exited.code)
     connection = agent.connection
-    config = ContainerConfig(image="", image_id="", command=(PROGRAM,), hostname="rehearsal", open_stdin=True)
     stdin = connection.open_writer()
     stdio = Stdio(stdin=stdin.stream, stdout=connection.next_stream(), stderr=connection.next_stream())
     output = connection.open_readers(*(number for number in (stdio.stdout, stdio.stderr) if number))
     await agent.start(
         start_request(
-            config,
+            _CONFIG,
             id=os.urandom(32).hex(),
             layers=(layer,),
             image=Disk(pci=slots.IMAGE),
@@ -78,7 +78,7 @@ async def _perform(agent: Agent, exits: Exits, layer: Extent, growth_mib: int) -
         )
     )
     asked = ExecStart(id=_EXEC, process=Process(arguments=(PROGRAM,)))
-    await agent.exec(exec_request(config, asked, Stdio()))
+    await agent.exec(exec_request(_CONFIG, asked, Stdio()))
     await ended[_EXEC]
     await stdin.write(b"rehearsal\n")
     stdin.end()
