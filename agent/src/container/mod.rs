@@ -27,6 +27,8 @@ use understudy::Understudy;
 pub struct Container {
     root: Root,
     cgroup: Option<Cgroup>,
+    /// The mount namespace of its processes.
+    mounts: Option<OwnedFd>,
     /// Seconds since the epoch.
     pub started_s: f64,
 }
@@ -49,9 +51,10 @@ impl Container {
         stopwatch.done("root file system");
         memory::wait_for(memory_bytes)?;
         stopwatch.done("memory");
-        let (child, cgroup) = understudy.go(root.as_fd());
-        self.cgroup = Some(cgroup);
-        Ok(child)
+        let performance = understudy.go(root.as_fd());
+        self.cgroup = Some(performance.cgroup);
+        self.mounts = Some(performance.mounts);
+        Ok(performance.child)
     }
 
     /// Starts one more process, in the namespaces of the first.
@@ -85,6 +88,7 @@ impl Container {
 
     /// Takes the file systems apart: what was written is on the disk afterwards.
     pub fn unmount(&mut self) {
+        self.mounts = None;
         self.root.unmount();
     }
 
