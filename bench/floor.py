@@ -36,7 +36,7 @@ from atoll.image.disk import DiskLayer, compose_disk
 from atoll.image.layer import write_layer
 from atoll.kernel.initramfs import write_initramfs
 from atoll.kernel.modules import ModuleTree
-from atoll.vmm import DiskSource, MachineSpec
+from atoll.vmm import DiskSource, MachineSpec, SavedMachine
 from atoll.vmm.qemu.command_line import command_line
 from atoll.vmm.qemu.handover import open_handover
 
@@ -134,7 +134,7 @@ class Floor:
         """Run one clone; milliseconds by what took them, `FIRST_INSTRUCTION` among them."""
         with (
             self.state.open("rb") as state,
-            _running(self.spec, self.ram, "share=off", "-S", "-incoming", "defer") as machine,
+            _running(replace(self.spec, saved=SavedMachine(self.ram, state.fileno()))) as machine,
         ):
             control = Control(machine.control)
             up = time.perf_counter()
@@ -178,8 +178,11 @@ def floor_template(kernel: UnpackedKernel) -> Iterator[Floor]:
         stack.callback(os.close, ram)
         os.truncate(ram, MEMORY_MIB << 20)
         state = scratch / "state"
-        # Without the image: QEMU migrates no VMDK, and a driver that is not bound has not seen the disk.
-        with state.open("wb") as file, _running(replace(spec, image=None), ram, "share=on") as machine:
+        # Without the image: a driver that is not bound has not seen the disk.
+        with (
+            state.open("wb") as file,
+            _running(replace(spec, image=None, save_to=SavedMachine(ram, file.fileno()))) as machine,
+        ):
             control = Control(machine.control)
             machine.expect(b"R")
             control.ask("stop")
@@ -208,26 +211,18 @@ def measure(floor: Floor, rounds: int) -> dict[str, list[float]]:
 
 
 @contextmanager
-def _running(spec: MachineSpec, ram: int, share: str, *more: str) -> Iterator[RawMachine]:
+def _running(spec: MachineSpec) -> Iterator[RawMachine]:
     with ExitStack() as ours, ExitStack() as theirs:
         ends, handover = open_handover(spec, ours, theirs)
-        arguments = _with_ram(command_line(spec, handover.sockets, handover.files), ram, share)
+        # -S would have it wait for us.
+        arguments = [argument for argument in command_line(spec, handover.sockets, handover.files) if argument != "-S"]
         started = time.perf_counter()
-        with subprocess.Popen([spec.qemu, *arguments, *more], pass_fds=(*handover.descriptors, ram)) as qemu:
+        with subprocess.Popen([spec.qemu, *arguments], pass_fds=handover.descriptors) as qemu:
             theirs.close()
             try:
                 yield RawMachine(started, ends.control, ends.agent)
             finally:
                 qemu.kill()
-
-
-def _with_ram(arguments: list[str], ram: int, share: str) -> list[str]:
-    """The command line with the machine's RAM in the file `ram`, and without `-S`."""
-    backend = f"memory-backend-file,id=ram,size={MEMORY_MIB}M,mem-path=/proc/self/fd/{ram},{share}"
-    patched = [argument for argument in arguments if argument != "-S"]
-    machine = patched.index("-machine") + 1
-    patched[machine] += ",memory-backend=ram"
-    return ["-object", backend, *patched]
 
 
 def _initramfs(kernel: UnpackedKernel, scratch: Path) -> Path:
@@ -248,7 +243,7 @@ def _image(scratch: Path) -> DiskSource:
     with io.FileIO(squashfs, "w+") as file:
         layer = write_layer(io.BytesIO(busybox_root()), file)
     disk = compose_disk([DiskLayer(layer.diff_id, squashfs)], scratch / "disk", scratch)
-    return DiskSource(disk.descriptor, "vmdk", disk.files)
+    return DiskSource(disk.path, disk.format, disk.files)
 
 
 def main() -> None:

@@ -112,12 +112,22 @@ impl Root {
 fn take_over(top: &str, upper: &str) -> Result<()> {
     let what = "give the root directory its mode";
     let image = rustix::fs::stat(top).during(what)?;
-    let (user, group) = (Uid::from_raw(image.st_uid), Gid::from_raw(image.st_gid));
-    rustix::fs::chown(upper, Some(user), Some(group)).during(what)?;
+    let own = rustix::fs::stat(upper).during(what)?;
+    if (own.st_uid, own.st_gid) != (image.st_uid, image.st_gid) {
+        let (user, group) = (Uid::from_raw(image.st_uid), Gid::from_raw(image.st_gid));
+        rustix::fs::chown(upper, Some(user), Some(group)).during(what)?;
+    }
+    if own.st_mode == image.st_mode {
+        return Ok(());
+    }
     rustix::fs::chmod(upper, Mode::from_raw_mode(image.st_mode & 0o7777)).during(what)
 }
 
+/// Makes a directory, unless it is there: that of a writable disk is, from the host.
 fn directory(path: &str) -> Result<()> {
+    if Path::new(path).is_dir() {
+        return Ok(());
+    }
     fs::create_dir_all(path).during(format_args!("make {path}"))?;
     rustix::fs::chmod(path, Mode::from_raw_mode(0o755)).during(format_args!("make {path}"))
 }

@@ -193,7 +193,9 @@ class Container:
         elif not self._policy_rests:
             self._resolve("not-running")
             if ended.config.auto_remove and not self._is_being_removed:
-                self._services.tasks.spawn(self._remove(), f"removal of container {self.name}")
+                # Its VM may take its time to go: nothing of the container is left for anybody.
+                removal = self._remove(waits_for_vm=False)
+                self._services.tasks.spawn(removal, f"removal of container {self.name}")
 
     def ended_unwatched(self, status: ExitStatus) -> None:
         """Record an end that happened while there was no engine; the restart policy is asked later."""
@@ -333,7 +335,7 @@ class Container:
             )
         await self._remove()
 
-    async def _remove(self) -> None:
+    async def _remove(self, *, waits_for_vm: bool = True) -> None:
         self._is_being_removed = True
         try:
             self._cancel_restart()
@@ -349,7 +351,8 @@ class Container:
         services.registry.remove(self)
         for attachment in self._attachments:
             attachment.refuse()
-        await self._vm_is_gone.wait()
+        if waits_for_vm:
+            await self._vm_is_gone.wait()
         await services.remove_files(self.id)
         self._publish("destroy")
         self._resolve("next-exit", "not-running", "removed")

@@ -70,6 +70,8 @@ class KernelStore:
     def __init__(self, root: Path, agent: Path) -> None:
         self._root = root
         self._agent = agent
+        self._digest = ""
+        self._digest_of: tuple[int, int, int] | None = None
         for stale in root.glob(f"{_TEMPORARY}*"):
             shutil.rmtree(stale, ignore_errors=True)
 
@@ -118,11 +120,18 @@ class KernelStore:
                 "or name a file with --binary"
             )
         directory = self._root / identity
-        agent = read_agent(self._agent)
-        initramfs = directory / f"initramfs-{hashlib.sha256(agent).hexdigest()[:_ID_DIGITS]}"
+        initramfs = directory / f"initramfs-{self._agent_digest()[:_ID_DIGITS]}"
         if not initramfs.exists():
-            await asyncio.to_thread(_make_initramfs, directory, record, agent, initramfs)
+            await asyncio.to_thread(_make_initramfs, directory, record, read_agent(self._agent), initramfs)
         return Kernel(version=record.version, image=directory / "image", initramfs=initramfs, digest=record.digest)
+
+    def _agent_digest(self) -> str:
+        """Read once for each agent: every start asks for it."""
+        identity = _identity(self._agent)
+        if identity is None or identity != self._digest_of:
+            self._digest = hashlib.sha256(read_agent(self._agent)).hexdigest()
+            self._digest_of = identity
+        return self._digest
 
     def _set(self, image: Path, modules: Path | None, source: str) -> KernelInfo:
         boot = read_boot_image(image)
@@ -182,6 +191,15 @@ class KernelStore:
             return msgspec.json.decode((directory / "kernel.json").read_bytes(), type=_Record)
         except (OSError, msgspec.DecodeError):
             return None
+
+
+def _identity(path: Path) -> tuple[int, int, int] | None:
+    """What tells one version of a file from the next; None when it cannot be looked at."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_ino, status.st_mtime_ns, status.st_size
 
 
 def _tree(modules: Path, version: str) -> ModuleTree:

@@ -31,7 +31,7 @@ class Extent(Struct, frozen=True):
 
 
 class Root(Struct, frozen=True, kw_only=True):
-    """The container's root: image layers as partitions 1..N of `image`, bottom first, under `writable`.
+    """The container's root: image layers at their places on `image`, bottom first, under `writable`.
 
     `writable` is an ext4 disk; without it the root is the image alone (`--read-only`).
     With `read_only` the assembled root is mounted read-only even when `writable` is there.

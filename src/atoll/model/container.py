@@ -121,9 +121,8 @@ class VmSpec(Struct, frozen=True, kw_only=True):
 class BundleSpec(VmSpec, frozen=True, kw_only=True):
     """`config.json` of a bundle: all that a runtime needs to start its container, and nothing else.
 
-    Paths are absolute. `image_disk` is the composed disk that shows the image's layers as partitions 1..N, bottom
-    first, `layers` are their places on it, `image_files` its parts by the number of the descriptor set that it names
-    them with.
+    Paths are absolute. `image_disk` is the composed disk with the image's layers, `layers` are their places on it,
+    bottom first, `image_files` its parts by the number of the descriptor set that it names them with.
     """
 
     id: str
@@ -131,6 +130,7 @@ class BundleSpec(VmSpec, frozen=True, kw_only=True):
     config: ContainerConfig
     bundle: str
     image_disk: str
+    image_format: Literal["raw", "vmdk"] = "raw"
     image_files: dict[int, str] = {}
     layers: tuple[Extent, ...]
     writable_disk: str | None

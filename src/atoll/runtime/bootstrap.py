@@ -152,7 +152,7 @@ def with_disks(machine: MachineSpec, spec: BundleSpec) -> MachineSpec:
 def bundle_disks(spec: BundleSpec) -> tuple[DiskSource, Path | None]:
     """The two disks that a bundle describes."""
     files = {number: Path(file) for number, file in spec.image_files.items()}
-    image = DiskSource(Path(spec.image_disk), "vmdk", files)
+    image = DiskSource(Path(spec.image_disk), spec.image_format, files)
     return image, Path(spec.writable_disk) if spec.writable_disk is not None else None
 
 
