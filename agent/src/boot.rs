@@ -13,6 +13,7 @@ use crate::channel::port::Port;
 use crate::container::cgroup;
 use crate::device;
 use crate::failure::{During, Result, reason};
+use crate::network;
 
 const MODULES: &str = "/modules";
 const AUTOPROBE: &str = "/sys/bus/virtio/drivers_autoprobe";
@@ -49,6 +50,7 @@ impl Modules {
         // The first process is what the guest can least do without.
         device::write_attribute("/proc/self/oom_score_adj", b"-1000").during("exempt the agent from the OOM killer")?;
         mount("cgroup2", "/sys/fs/cgroup", MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC)?;
+        network::bring_up_loopback().during("bring up the loopback interface")?;
         cgroup::enable_controllers()
     }
 }

@@ -3,9 +3,11 @@
 //! A device without a driver is what a template is made with: the clone's driver then reads the
 //! clone's own capacity and address.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
@@ -96,8 +98,21 @@ pub fn bind_for_template() -> Result<()> {
     Ok(())
 }
 
-/// Binds the disk in slot `pci` and returns its node, e.g. `/dev/vda`.
+/// The nodes of disks that are bound, by slot: they stay as long as the guest lives, so a clone need not look again.
+static NODES: Mutex<BTreeMap<String, PathBuf>> = Mutex::new(BTreeMap::new());
+
+/// Binds the disk in slot `pci`, unless it is bound, and returns its node, e.g. `/dev/vda`.
 pub fn disk(pci: &str) -> Result<PathBuf> {
+    let mut nodes = NODES.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(node) = nodes.get(pci) {
+        return Ok(node.clone());
+    }
+    let node = bind_disk(pci)?;
+    nodes.insert(pci.to_owned(), node.clone());
+    Ok(node)
+}
+
+fn bind_disk(pci: &str) -> Result<PathBuf> {
     let failure = |what: &str| Failure::new(Code::AgentFailed, format!("no disk in PCI slot {pci}: {what}"));
     let slot = Path::new("/sys/bus/pci/devices").join(pci);
     let device = entry_with_prefix(&slot, "virtio").ok_or_else(|| failure("no virtio device there"))?;

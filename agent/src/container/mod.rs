@@ -17,7 +17,7 @@ use crate::process::launch::{self, Ends, Launch};
 use crate::process::report::Reporter;
 use crate::process::spawn::{self, Child};
 use crate::stopwatch::Stopwatch;
-use crate::{entropy, memory, network};
+use crate::{entropy, memory};
 use cgroup::Cgroup;
 use root::Root;
 use understudy::Understudy;
@@ -46,7 +46,6 @@ impl Container {
         entropy::set_clock(start.clock_ns).during("set the clock")?;
         self.started_s = start.clock_ns as f64 / 1e9;
         understudy.cgroup().limit(&start.limits)?;
-        network::bring_up_loopback().during("bring up the loopback interface")?;
         let root = self.root.mount(&start.root)?;
         stopwatch.done("root file system");
         memory::wait_for(memory_bytes)?;
