@@ -9,6 +9,7 @@ from doubles.runtime import MemoryLauncher
 
 from atoll.engine.admission import Admission
 from atoll.engine.adoption import adopt_containers, honour_policies
+from atoll.engine.ahead import Ahead
 from atoll.engine.bundle import new_bundle, remove_files
 from atoll.engine.container import Container
 from atoll.engine.events import EventBus
@@ -47,6 +48,7 @@ class EngineWithoutVms:
                 tasks=tasks,
                 registry=Registry(),
                 admission=Admission(Settings(), lambda: 0),
+                ahead=Ahead(self.launcher, tasks),
                 remove_files=lambda container_id: remove_files(self.paths, container_id),
             )
             await adopt_containers(services)

@@ -45,6 +45,11 @@ class Admission:
             if not self._waiting:
                 self._quiet.set()
 
+    @property
+    def is_quiet(self) -> bool:
+        """Whether no start is under way."""
+        return not self._waiting
+
     async def quiet(self) -> None:
         """Wait until no start is under way: what can wait must not slow it."""
         await self._quiet.wait()

@@ -115,7 +115,7 @@ class Container:
         try:
             async with self._services.admission.start(self.name, memory_mib):
                 timings.done("queue")
-                runtime = await launcher.launch(self.record)
+                runtime = await self._services.ahead.take(self.id) or await launcher.launch(self.record)
                 timings.done("launch")
                 started = await self._run(runtime)
             report = started.report
@@ -347,6 +347,7 @@ class Container:
             self._is_being_removed = False
             raise
         services = self._services
+        await services.ahead.forget(self.id)
         services.table.delete(self.id)
         services.registry.remove(self)
         for attachment in self._attachments:

@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from atoll.engine.accelerators import AcceleratorChoice
 from atoll.engine.admission import Admission
 from atoll.engine.adoption import adopt_containers, honour_policies
+from atoll.engine.ahead import Ahead
 from atoll.engine.bundle import remove_files
 from atoll.engine.container import Container
 from atoll.engine.create import Configure, create_container
@@ -88,7 +89,10 @@ class Engine:
     async def create(self, name: str | None, configure: Configure) -> Container:
         """Make a container (`create.py`)."""
         as_root = os.geteuid() == 0
-        return await create_container(self.services, self.images.content, name, configure, drops_privileges=as_root)
+        made = await create_container(self.services, self.images.content, name, configure, drops_privileges=as_root)
+        if self.services.admission.is_quiet:
+            self.services.ahead.begin(made.record)
+        return made
 
     async def remove(self, container: Container, force: bool) -> None:
         """Remove a container with its execs."""
@@ -167,15 +171,17 @@ async def open_engine(paths: Paths, settings: Settings) -> AsyncIterator[Engine]
         usual = default_size(settings)
         pool = Pool(paths, settings, templates, stages, spawner, admission, tasks, vms.make, usual)
         stack.push_async_callback(pool.close)
+        launcher = RuntimeLauncher(paths, settings, content, vms, templates, pool, spawner)
         services = Services(
             paths=paths,
             settings=settings,
             table=RecordTable(database),
             events=events,
-            launcher=RuntimeLauncher(paths, settings, content, vms, templates, pool, spawner),
+            launcher=launcher,
             tasks=tasks,
             registry=registry,
             admission=admission,
+            ahead=Ahead(launcher, tasks),
             remove_files=lambda container_id: remove_files(paths, container_id),
         )
         await adopt_containers(services)

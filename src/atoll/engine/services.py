@@ -14,6 +14,7 @@ from atoll.paths import Paths
 from atoll.settings import Settings
 
 if TYPE_CHECKING:
+    from atoll.engine.ahead import Ahead
     from atoll.engine.container import Container
     from atoll.engine.registry import Registry
 
@@ -94,4 +95,5 @@ class Services:
     tasks: Tasks
     registry: "Registry[Container]"
     admission: Admission
+    ahead: "Ahead"
     remove_files: Callable[[str], Coroutine[object, object, None]]
