@@ -3,7 +3,7 @@
  *
  * Until the template is saved: mount /dev and /sys, load the modules in their order with virtio's autoprobe off, bind the
  * console's driver, open the port org.atoll.agent, write one byte, wait for one. In the clone: bind the image disk's
- * driver, mount its first partition, a tmpfs and an overlay of both, and execute the image's `true` in there.
+ * driver, mount its layer, a tmpfs and an overlay of both, and execute the image's `true` in there.
  *
  * To the host: `R` ready, `X` execve(2) has succeeded (the close-on-exec end of a pipe is gone), then, after the
  * process's end, `E` and one line: the nanoseconds that bind, mounts, execve and the rest took. `!` and a text: a failure.
@@ -127,7 +127,7 @@ static void bind_image(char *node)
 	snprintf(path, sizeof path, IMAGE_SLOT "/%s/block", name);
 	if (!find(path, "vd", NULL, NULL, name))
 		fail(path);
-	sprintf(node, "/dev/%s1", name);
+	sprintf(node, "/dev/%s", name);
 }
 
 static pid_t execute_true(void)

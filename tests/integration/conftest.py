@@ -19,6 +19,7 @@ from harness.terminal import Terminal
 from harness.terminal import terminal as open_terminal
 
 StartContainer = Callable[..., Container]
+EngineWith = Callable[[str], EngineUnderTest]
 
 
 @pytest.fixture(scope="session")
@@ -44,7 +45,7 @@ def debian_tar() -> Path:
 @pytest.fixture(scope="session")
 def engine(kernel: UnpackedKernel, busybox_tar: Path) -> Iterator[EngineUnderTest]:
     """The session's engine, with a kernel and the image `busybox`."""
-    with _running_engine(kernel, busybox_tar) as running:
+    with _running_engine(kernel, busybox_tar, settings="") as running:
         yield running
 
 
@@ -57,9 +58,20 @@ def debian(engine: EngineUnderTest, debian_tar: Path) -> str:
 
 @pytest.fixture
 def private_engine(kernel: UnpackedKernel, busybox_tar: Path) -> Iterator[EngineUnderTest]:
-    """An engine for this test alone, with a kernel and the image `busybox`."""
+    """An engine for this test alone, with a kernel, the image `busybox` and no pool."""
     with _running_engine(kernel, busybox_tar) as running:
         yield running
+
+
+@pytest.fixture
+def engine_with(kernel: UnpackedKernel, busybox_tar: Path) -> Iterator[EngineWith]:
+    """Makes engines with settings: `engine_with('pool_size = 0')`; each has a kernel and the image `busybox`."""
+    with ExitStack() as stack:
+
+        def make(settings: str) -> EngineUnderTest:
+            return stack.enter_context(_running_engine(kernel, busybox_tar, settings))
+
+        yield make
 
 
 @pytest.fixture
@@ -121,8 +133,11 @@ def _engine() -> Iterator[EngineUnderTest]:
 
 
 @contextmanager
-def _running_engine(kernel: UnpackedKernel, busybox_tar: Path) -> Iterator[EngineUnderTest]:
+def _running_engine(
+    kernel: UnpackedKernel, busybox_tar: Path, settings: str = "pool_size = 0\n"
+) -> Iterator[EngineUnderTest]:
     with _engine() as engine:
+        (engine.root / "atoll.toml").write_text(settings)
         engine.start()
         atoll = engine.atoll
         atoll.ok("system", "kernel", "set", "--binary", kernel.image, "--modules", kernel.modules)

@@ -97,7 +97,7 @@ def test_exec_has_streams_environment_user_and_exit_code(docker: Command, sleepe
 
 
 def test_logs_show_both_streams_tail_and_time(docker: Command) -> None:
-    docker.ok("run", "--name", "talker", "busybox", "sh", "-c", "echo one; echo two >&2; echo three")
+    docker.ok("run", "--name", "talker", "busybox", "sh", "-c", "echo one; echo two >&2; sleep 0.3; echo three")
     done = docker("logs", "talker")
     assert (done.stdout, done.stderr) == ("one\nthree\n", "two\n")
     assert docker("logs", "--tail", "1", "talker").stdout == "three\n"

@@ -12,7 +12,7 @@ from atoll.api.human import timestamp
 from atoll.api.requests import answer, body_of, engine_of, nothing, whole_number
 from atoll.api.schemas import KernelBody
 from atoll.engine.engine import Engine
-from atoll.engine.sizing import LEAST_MEMORY_MIB, VmSize, default_size
+from atoll.engine.sizing import VmSize, default_size, vm_memory_mib
 from atoll.engine.status import (
     TCG_WARNING,
     AcceleratorStatus,
@@ -30,7 +30,7 @@ from atoll.template import StoredTemplate
 
 
 class TemplateBody(Struct, frozen=True, rename="pascal"):
-    """Body of `POST /atoll/templates`: virtual CPUs and memory in bytes of the VMs that it is for."""
+    """Body of `POST /atoll/templates`: virtual CPUs, and `--memory` in bytes, of the containers that it is for."""
 
     cpus: int | None = None
     memory: int | None = None
@@ -161,11 +161,10 @@ async def list_templates(request: web.Request) -> web.Response:
 
 
 async def build_template(request: web.Request) -> web.Response:
-    """Build a template, for a VM of the usual size unless the body says otherwise, and wait for it."""
+    """Build a template, for containers without limits unless the body says otherwise, and wait for it."""
     engine, body = engine_of(request), await body_of(request, TemplateBody)
-    usual = default_size(engine.settings)
-    memory_mib = usual.memory_mib if body.memory is None else -(-body.memory // (1 << 20))
-    size = VmSize(body.cpus or usual.cpus, max(LEAST_MEMORY_MIB, memory_mib))
+    cpus = body.cpus or default_size(engine.settings).cpus
+    size = VmSize(cpus, vm_memory_mib(body.memory, engine.settings))
     if not 1 <= size.cpus <= host_cpus():
         raise InvalidRequest(f"a template for {size.cpus} CPUs cannot be built: this host has {host_cpus()}")
     kernel, vm = await engine.vms.make(size)

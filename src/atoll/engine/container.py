@@ -110,7 +110,7 @@ class Container:
     async def _launch(self) -> None:
         launcher, timings = self._services.launcher, Timings()
         await self._vm_is_gone.wait()
-        memory_mib = vm_memory_mib(self.record.config, self._services.settings)
+        memory_mib = vm_memory_mib(self.record.config.memory_bytes, self._services.settings)
         report = None
         try:
             async with self._services.admission.start(self.name, memory_mib):

@@ -138,7 +138,7 @@ async def _tidy_up(templates: Templates, pool: Pool) -> None:
 def promised_mib(containers: Registry[Container], settings: Settings) -> int:
     """The memory that containers which run, or are being started, may use."""
     records = (container.record for container in containers)
-    return sum(vm_memory_mib(record.config, settings) for record in records if record.has_vm)
+    return sum(vm_memory_mib(record.config.memory_bytes, settings) for record in records if record.has_vm)
 
 
 @asynccontextmanager

@@ -7,8 +7,7 @@ from atoll.model.container import ContainerConfig
 from atoll.settings import Settings
 
 _MIB = 1 << 20
-LEAST_MEMORY_MIB = 128
-"""A VM has at least this."""
+_LEAST_MEMORY_MIB = 128
 OWN_MEMORY_MIB = 96
 """What the guest's kernel and agent need beside a container that uses all of its `--memory`."""
 
@@ -23,7 +22,7 @@ class VmSize:
 
 def vm_size(config: ContainerConfig, settings: Settings) -> VmSize:
     """The size of a container's VM."""
-    return VmSize(virtual_cpus(config, settings), vm_memory_mib(config, settings))
+    return VmSize(virtual_cpus(config, settings), vm_memory_mib(config.memory_bytes, settings))
 
 
 def default_size(settings: Settings) -> VmSize:
@@ -41,8 +40,8 @@ def virtual_cpus(config: ContainerConfig, settings: Settings) -> int:
     return max(1, min(wanted, host_cpus()))
 
 
-def vm_memory_mib(config: ContainerConfig, settings: Settings) -> int:
+def vm_memory_mib(memory_bytes: int | None, settings: Settings) -> int:
     """The VM's memory in MiB: room for `--memory` and the guest's own needs, else the setting."""
-    if config.memory_bytes is None:
+    if memory_bytes is None:
         return settings.memory_mib
-    return max(LEAST_MEMORY_MIB, -(-config.memory_bytes // _MIB) + OWN_MEMORY_MIB)
+    return max(_LEAST_MEMORY_MIB, -(-memory_bytes // _MIB) + OWN_MEMORY_MIB)
