@@ -36,9 +36,11 @@ lint: test-packages .venv/test-installed ## Check formatting, types, the depende
 	$(bin)/python scripts/check_links.py
 
 .PHONY: bench
-bench: demo-packages .venv/runtime-installed $(agent) ## Measure the start of a container and of the command, and print the figures
+bench: demo-packages .venv/runtime-installed $(agent) ## Measure starts, memory and the command, and print the figures
 	bench/boot
 	bench/cli
+	bench/start
+	bench/memory
 
 .PHONY: docs
 docs: .venv/runtime-installed ## Check that every link in the Markdown pages leads somewhere

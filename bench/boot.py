@@ -105,6 +105,7 @@ def _engine(stack: ExitStack, kernel: UnpackedKernel) -> Command:
     tar = engine.root / "busybox.tar"
     tar.write_bytes(busybox_root())
     changes = [word for change in BUSYBOX_CHANGES for word in ("--change", change)]
+    (engine.root / "atoll.toml").write_text("templates = false\n")
     engine.start()
     stack.callback(engine.stop)
     engine.atoll.ok("system", "kernel", "set", "--binary", kernel.image, "--modules", kernel.modules)

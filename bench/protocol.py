@@ -24,7 +24,7 @@ from atoll.guest import Agent
 from atoll.image.disk import DiskLayer, compose_disk
 from atoll.image.layer import write_layer
 from atoll.kernel import KernelStore, agent_path
-from atoll.model.agent import Disk, Exec, Exited, Process, Root, Start, Stdio
+from atoll.model.agent import Disk, Exec, Exited, Extent, Process, Profile, Root, Start, Stdio
 from atoll.runtime.vm import Console
 from atoll.vmm import AcceleratorName, DiskSource, MachineSpec, QemuMonitor, slots
 
@@ -59,7 +59,8 @@ class Guest:
             hostname="bench",
             entropy=os.urandom(64),
             clock_ns=time.time_ns(),
-            root=Root(image=Disk(pci=slots.IMAGE), layers=1),
+            root=Root(image=Disk(pci=slots.IMAGE), layers=(Extent(0, 1 << 20),)),
+            profile=Profile(shm_bytes=64 << 20),
             process=Process(arguments=(BUSYBOX, "sleep", "3600")),
         )
         begin = time.perf_counter()

@@ -1,7 +1,7 @@
 //! Virtio devices by the PCI slot that the host gave them; drivers are bound when they are needed.
 //!
-//! A device without a driver is what a template is made with: the clone's driver then reads the
-//! clone's own capacity and address.
+//! A template is made with the drivers bound that every container needs; its clones find them so, and are told what
+//! has changed behind them.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -118,22 +118,21 @@ fn bind_disk(pci: &str) -> Result<PathBuf> {
     let device = entry_with_prefix(&slot, "virtio").ok_or_else(|| failure("no virtio device there"))?;
     bind_device(&device).map_err(|errno| failure(&reason(errno)))?;
     let block = entry_with_prefix(&device.join("block"), "vd").ok_or_else(|| failure("not a block device"))?;
-    Ok(Path::new("/dev").join(block.file_name().unwrap_or_default()))
+    let node = Path::new("/dev").join(block.file_name().unwrap_or_default());
+    // What the kernel may have taken for a table is a file system's content, and an image's to choose.
+    forget_partitions(&node).map_err(|errno| failure(&reason(errno)))?;
+    Ok(node)
 }
 
-/// The node of partition `number` of `disk`, which lies at `extent`.
+/// The node of partition `number` of `disk`, which lies at `extent`: there is no table on the disk, we say where it is.
 ///
-/// The kernel has found it where it read the table while the driver was bound. The driver of a clone was bound before
-/// the disk had any content, to one that was larger than any can be: there we say where the partition is.
+/// The driver of a clone was bound to a disk that was larger than any can be, so that every extent is within it.
 pub fn partition(disk: &Path, number: u32, extent: Extent) -> Result<PathBuf> {
-    let node = PathBuf::from(format!("{}{number}", disk.display()));
-    if !node.exists() {
-        change_partition(disk, BLKPG_ADD_PARTITION, number, extent).map_err(|errno| {
-            let disk = disk.display();
-            Failure::new(Code::AgentFailed, format!("cannot add partition {number} of {disk}: {}", reason(errno)))
-        })?;
-    }
-    Ok(node)
+    change_partition(disk, BLKPG_ADD_PARTITION, number, extent).map_err(|errno| {
+        let disk = disk.display();
+        Failure::new(Code::AgentFailed, format!("cannot add partition {number} of {disk}: {}", reason(errno)))
+    })?;
+    Ok(PathBuf::from(format!("{}{number}", disk.display())))
 }
 
 /// Forgets all partitions of `disk` and what was read of it: another disk may be put behind it.
@@ -142,11 +141,16 @@ pub fn forget_content(disk: &Path) -> rustix::io::Result<()> {
     let fd = rustix::fs::open(disk, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
     // SAFETY: BLKFLSBUF takes no argument.
     unsafe { rustix::ioctl::ioctl(&fd, rustix::ioctl::NoArg::<BLKFLSBUF>::new()) }?;
-    for number in 1.. {
-        if !PathBuf::from(format!("{}{number}", disk.display())).exists() {
-            break;
+    forget_partitions(disk)
+}
+
+fn forget_partitions(disk: &Path) -> rustix::io::Result<()> {
+    let entries = Path::new("/sys/class/block").join(disk.file_name().unwrap_or_default());
+    for entry in fs::read_dir(entries).into_iter().flatten().flatten() {
+        let number = fs::read_to_string(entry.path().join("partition")).ok();
+        if let Some(number) = number.and_then(|number| number.trim_end().parse().ok()) {
+            change_partition(disk, BLKPG_DEL_PARTITION, number, Extent { offset_bytes: 0, size_bytes: 0 })?;
         }
-        change_partition(disk, BLKPG_DEL_PARTITION, number, Extent { offset_bytes: 0, size_bytes: 0 })?;
     }
     Ok(())
 }

@@ -184,8 +184,9 @@ class MemoryRuntime:
         await asyncio.wait([self._exit])
 
     async def wait_gone(self) -> None:
-        """The end."""
+        """The end, when the test lets it go."""
         await self._gone.wait()
+        await self._launcher.may_go.wait()
 
     async def close(self) -> None:
         """Nothing to do."""
@@ -202,12 +203,16 @@ class MemoryLauncher:
         self.start_error: AtollError | None = None
         self.exec_error: AtollError | None = None
         self.ignores_stop = False
-        self.may_start = asyncio.Event()
-        self.may_start.set()
+        self.may_launch, self.may_start, self.may_go = (asyncio.Event() for _ in range(3))
+        for gate in (self.may_launch, self.may_start, self.may_go):
+            gate.set()
+        self.reports: list[StartReport | None] = []
+        self.cleaned_up: list[str] = []
         self.launched = asyncio.Condition()
 
     async def launch(self, record: ContainerRecord) -> MemoryRuntime:
-        """A new runtime."""
+        """A new runtime, when the test lets it come."""
+        await self.may_launch.wait()
         if self.launch_error is not None:
             raise self.launch_error
         assert record.id not in self.runtimes, "two runtimes for one container"
@@ -224,14 +229,16 @@ class MemoryLauncher:
             await self.launched.wait_for(lambda: self.launches >= count)
 
     def started(self, record: ContainerRecord, report: StartReport | None) -> None:
-        """Nothing to learn."""
+        """Remember what was told."""
+        self.reports.append(report)
 
     async def find(self, record: ContainerRecord) -> MemoryRuntime | None:
         """One that runs."""
         return self.runtimes.get(record.id)
 
     def clean_up(self, record: ContainerRecord) -> None:
-        """Nothing is left."""
+        """Nothing is left; remember whose."""
+        self.cleaned_up.append(record.id)
 
     def last_exit(self, record: ContainerRecord) -> ExitStatus | None:
         """What the last one left."""

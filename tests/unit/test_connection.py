@@ -239,6 +239,52 @@ async def test_a_slow_reader_bounds_what_a_writer_can_send() -> None:
         call.cancel()
 
 
+@pytest.mark.parametrize("has_unread", [False, True], ids=["closed", "reset"])
+async def test_what_a_peer_had_sent_before_it_went_is_read_although_we_cannot_send(has_unread: bool) -> None:
+    output = [bytes([number]) * 50_000 for number in range(4)]  # more than is read at once
+    async with raw_peer() as (client, peer):
+        reader = client.open_reader()
+        call = asyncio.ensure_future(client.call("ping", None, None, None))
+        if has_unread:
+            client.send_event("nobody", Signal(id="", signal=1))
+            await asyncio.sleep(0)
+        peer.setblocking(True)
+        peer.sendall(frame(Kind.HELLO, 0, HELLO) + b"".join(frame(Kind.DATA, reader.stream, data) for data in output))
+        peer.close()
+        client.send_event("nobody", Signal(id="", signal=1))  # sent before the loop looks for what there is to read
+        await client.wait_closed()
+        assert await client.hello(5) == HELLO
+        received = b""
+        while len(received) < 200_000:
+            received += await reader.read()
+        assert received == b"".join(output)
+        with pytest.raises(AgentFailed, match="the agent is gone"):
+            await reader.read()
+        with pytest.raises(AgentFailed, match="the agent is gone"):
+            await call
+
+
+async def test_an_answer_that_came_before_the_peer_went_is_an_answer() -> None:
+    async with raw_peer() as (client, peer):
+        peer.setblocking(True)
+        peer.sendall(frame(Kind.HELLO, 0, HELLO) + frame(Kind.RESPONSE, 1, Started(pid=7)))
+        peer.close()
+        assert await client.call("start", None, Started, 5) == Started(pid=7)
+
+
+async def test_closing_after_reading_takes_what_has_arrived_and_keeps_the_reason() -> None:
+    async with raw_peer() as (client, peer):
+        reader = client.open_reader()
+        await asyncio.get_running_loop().sock_sendall(peer, frame(Kind.DATA, reader.stream, b"last words"))
+        client.close_after_reading("its container has failed")
+        assert await client.wait_closed() == "its container has failed"
+        assert await reader.read() == b"last words"
+        with pytest.raises(AgentFailed, match="its container has failed"):
+            await reader.read()
+        client.close_after_reading("once more")
+        assert await client.wait_closed() == "its container has failed"
+
+
 @pytest.mark.parametrize(
     ("wire", "reason"),
     [

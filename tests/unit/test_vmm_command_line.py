@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from atoll.errors import InvalidRequest, NotFound, VmFailed
-from atoll.vmm import DiskSource, MachineSpec, slots
-from atoll.vmm.qemu.command_line import OpenFiles, Sockets, command_line, kernel_parameters
+from atoll.vmm import DiskSource, MachineSpec, SavedMachine, slots
+from atoll.vmm.qemu.command_line import OpenFiles, Sockets, command_line, kernel_parameters, machine_digest
 from atoll.vmm.qemu.handover import open_handover
 
 SOCKETS = Sockets(control=3, agent=4, console=5, network=6)
@@ -148,3 +148,86 @@ def test_a_composed_image_keeps_off_the_machines_own_numbers(make_spec: MakeSpec
     make_spec()
     with pytest.raises(InvalidRequest, match="set 1 of disk"), ExitStack() as ours, ExitStack() as theirs:
         open_handover(make_spec(image=image), ours, theirs)
+
+
+SAVED = SavedMachine(memory=40, state=41)
+
+
+def _values(arguments: list[str], option: str) -> list[str]:
+    return [value for name, value in pairwise(arguments) if name == option]
+
+
+def _with_memory(spec: MachineSpec) -> list[str]:
+    return command_line(spec, SOCKETS, OpenFiles(kernel=7, initramfs=8, share=None, sets={}, memory=40))
+
+
+def test_a_machine_that_boots_has_memory_of_its_own_and_waits_to_be_let_go(make_spec: MakeSpec) -> None:
+    arguments = _arguments(make_spec())
+    assert "memory-backend-ram,id=ram,size=256M" in _values(arguments, "-object")
+    assert "-S" in arguments
+    assert "-incoming" not in arguments
+
+
+def test_a_machine_that_was_saved_has_a_private_map_of_the_memory_and_goes_on_by_itself(make_spec: MakeSpec) -> None:
+    arguments = _with_memory(make_spec(saved=SAVED))
+    ram = "memory-backend-file,id=ram,size=256M,mem-path=/proc/self/fd/40,share=off"
+    assert ram in _values(arguments, "-object")
+    assert "-S" not in arguments
+    assert _values(arguments, "-incoming") == ["defer"]
+
+
+def test_a_machine_that_is_to_be_saved_shares_its_memory_with_the_file(make_spec: MakeSpec) -> None:
+    arguments = _with_memory(make_spec(save_to=SAVED))
+    ram = "memory-backend-file,id=ram,size=256M,mem-path=/proc/self/fd/40,share=on"
+    assert ram in _values(arguments, "-object")
+    assert "-S" in arguments
+    assert "-incoming" not in arguments
+
+
+def test_saved_and_saving_machines_are_the_same_to_their_guest(make_spec: MakeSpec) -> None:
+    saving, saved = _with_memory(make_spec(save_to=SAVED)), _with_memory(make_spec(saved=SAVED))
+    assert _devices(saved) == _devices(saving)
+    for option in ("-machine", "-smp", "-m", "-cpu", "-accel", "-append", "-bios"):
+        assert _values(saved, option) == _values(saving, option)
+
+
+@pytest.mark.parametrize("field", ["saved", "save_to"])
+def test_a_saved_machines_files_are_handed_over_and_stay_ours(make_spec: MakeSpec, tmp_path: Path, field: str) -> None:
+    before = _open_descriptors()
+    memory, state = os.memfd_create("memory"), os.memfd_create("state")
+    os.write(state, b"devices")
+    with ExitStack() as ours, ExitStack() as theirs:
+        _, handover = open_handover(make_spec(**{field: SavedMachine(memory, state)}), ours, theirs)
+        assert handover.files.memory == memory
+        assert memory in handover.descriptors
+        if field == "saved":
+            assert handover.state is not None
+            assert handover.state in handover.descriptors
+            assert handover.state != state
+            assert os.read(handover.state, 100) == b"devices"  # from the beginning, wherever our own position is
+        else:
+            assert handover.state is None
+    assert os.lseek(state, 0, os.SEEK_CUR) == len(b"devices")
+    os.close(memory)
+    os.close(state)
+    assert _open_descriptors() == before
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"kernel": Path("/elsewhere")}, {"initramfs": Path("/elsewhere")}, {"uid": 1000}, {"qemu": "/usr/local/bin/qemu"}],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_machines_that_differ_in_their_files_are_the_same_machine(
+    make_spec: MakeSpec, changes: dict[str, object]
+) -> None:
+    assert machine_digest(make_spec(**changes)) == machine_digest(make_spec())
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"cpus": 1}, {"memory_mib": 512}, {"accelerator": "kvm"}, {"kernel_parameters": ("loglevel=7",)}],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_machines_that_differ_for_their_guest_are_different(make_spec: MakeSpec, changes: dict[str, object]) -> None:
+    assert machine_digest(make_spec(**changes)) != machine_digest(make_spec())

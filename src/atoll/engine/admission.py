@@ -39,6 +39,7 @@ class Admission:
         self._quiet.clear()
         try:
             async with self._places:
+                self._check_room(name)  # it may be gone since: others were let in before
                 yield
         finally:
             self._waiting -= 1
@@ -46,9 +47,9 @@ class Admission:
                 self._quiet.set()
 
     @property
-    def is_quiet(self) -> bool:
-        """Whether no start is under way."""
-        return not self._waiting
+    def has_leisure(self) -> bool:
+        """Whether no start is under way and the host could carry one more."""
+        return not self._waiting and self.has_room(_START_MIB)
 
     async def quiet(self) -> None:
         """Wait until no start is under way: what can wait must not slow it."""
@@ -68,6 +69,10 @@ class Admission:
                 f"{limit_mib} MiB that containers may be promised are taken: stop some, give it less with --memory, "
                 "or raise the setting 'memory_overcommit'"
             )
+        self._check_room(name)
+
+    def _check_room(self, name: str) -> None:
+        settings = self._settings
         if not self.has_room(_START_MIB):
             raise OutOfMemory(
                 f"cannot start container {name}: the host has only {available_mib()} MiB of memory available, and "

@@ -38,35 +38,36 @@ class Ahead:
         launch = self._launch
         if launch is None or launch.record.id != container_id:
             return None
-        launch.is_wanted.set()
+        launch.is_wanted = True
+        launch.is_decided.set()
         return await asyncio.shield(launch.runtime)
 
     async def forget(self, container_id: str) -> None:
         """End what was launched for a container that will not be started."""
         launch = self._launch
         if launch is not None and launch.record.id == container_id:
-            launch.is_over.set()
+            launch.is_decided.set()
             await launch.has_ended.wait()
 
     async def _keep(self, launch: "_Launch") -> None:
         runtime: Runtime | None = None
+        is_taken = False
         try:
             runtime = await self._launcher.launch(launch.record)
-            wanted = asyncio.ensure_future(launch.is_wanted.wait())
-            over = asyncio.ensure_future(launch.is_over.wait())
-            await asyncio.wait([wanted, over], timeout=KEPT_S, return_when=asyncio.FIRST_COMPLETED)
-            wanted.cancel()
-            over.cancel()
-            if launch.is_wanted.is_set():
+            with suppress(TimeoutError):
+                async with asyncio.timeout(KEPT_S):
+                    await launch.is_decided.wait()
+            if launch.is_wanted:
                 launch.runtime.set_result(runtime)
-                runtime = None
+                is_taken = True
         except AtollError as error:
             log.info("container %s cannot be launched ahead of its start: %s", launch.record.name, error)
         finally:
-            if runtime is not None:
-                with suppress(AtollError):
-                    await end_runtime(runtime)
-                self._launcher.clean_up(launch.record)
+            if not is_taken:
+                if runtime is not None:
+                    with suppress(AtollError):
+                        await end_runtime(runtime)
+                    self._launcher.clean_up(launch.record)
                 self._launcher.started(launch.record, None)
             self._launch = None
             if not launch.runtime.done():
@@ -78,6 +79,6 @@ class _Launch:
     def __init__(self, record: ContainerRecord) -> None:
         self.record = record
         self.runtime: asyncio.Future[Runtime | None] = asyncio.get_running_loop().create_future()
-        self.is_wanted = asyncio.Event()
-        self.is_over = asyncio.Event()
+        self.is_wanted = False
+        self.is_decided = asyncio.Event()
         self.has_ended = asyncio.Event()

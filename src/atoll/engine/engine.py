@@ -90,7 +90,7 @@ class Engine:
         """Make a container (`create.py`)."""
         as_root = os.geteuid() == 0
         made = await create_container(self.services, self.images.content, name, configure, drops_privileges=as_root)
-        if self.services.admission.is_quiet:
+        if self.services.admission.has_leisure:
             self.services.ahead.begin(made.record)
         return made
 
@@ -116,9 +116,9 @@ class Engine:
             kernel, vm = await self.vms.make(default_size(self.settings))
             if self.settings.templates:
                 await self.templates.build(kernel, vm)
-            self.pool.refill()
         except AtollError as error:
             log.info("the first start is not prepared: %s", error)
+        self.pool.refill()
 
     def counts(self) -> dict[str, int]:
         """How many containers there are: `total`, `running`, `paused`, `stopped`."""

@@ -102,6 +102,7 @@ class Pool:
             except (AtollError, OSError) as error:
                 log.warning("a clone that was kept ready is of no use: %s", error)
                 await self._end(spare)
+                shutil.rmtree(run_dir, ignore_errors=True)
                 continue
             self._tasks.spawn(_remove(spare.directory), "removal of a claimed clone's files")
             return spare.runtime
@@ -139,7 +140,8 @@ class Pool:
         while not self._is_closed and not self._is_idle():
             await self._admission.quiet()
             for spare in self._spares.copy():
-                if not await self._is_wanted(spare):
+                # Claimed or ended meanwhile, it is nobody's to end.
+                if not await self._is_wanted(spare) and spare in self._spares:
                     self._spares.remove(spare)
                     await self._end(spare)
             size = self._missing()
@@ -177,7 +179,11 @@ class Pool:
 
     async def _make(self, size: VmSize) -> _Spare | None:
         """A clone that has rehearsed; None, logged, when there is no template or it fails."""
-        kernel, vm = await self._make_vm(size)
+        try:
+            kernel, vm = await self._make_vm(size)
+        except AtollError as error:
+            log.info("no clone can be kept ready: %s", error)
+            return None
         found = await self._templates.find(kernel, vm)
         if found is None:
             return None
@@ -201,10 +207,12 @@ class Pool:
             config.write_bytes(msgspec.json.encode(spec))
             await self._spawner.spawn(config, template.saved, is_spare=True, deadline_s=self._settings.boot_timeout_s)
             return _Spare(size, key, await RuntimeClient.connect(run_dir), directory, run_dir)
-        except (AtollError, OSError) as error:
-            log.warning("no clone can be kept ready: %s", error)
+        except BaseException as error:
             shutil.rmtree(directory, ignore_errors=True)
             shutil.rmtree(run_dir, ignore_errors=True)
+            if not isinstance(error, (AtollError, OSError)):
+                raise
+            log.warning("no clone can be kept ready: %s", error)
             if isinstance(error, AtollError):
                 self._templates.discard(key, str(error))
             return None
@@ -217,10 +225,12 @@ class Pool:
 
     async def _end(self, spare: _Spare) -> None:
         spare.runtime.kill()
-        await spare.runtime.wait_gone()
-        await spare.runtime.close()
-        shutil.rmtree(spare.run_dir, ignore_errors=True)
-        shutil.rmtree(spare.directory, ignore_errors=True)
+        try:
+            await spare.runtime.wait_gone()
+        finally:
+            await spare.runtime.close()
+            shutil.rmtree(spare.run_dir, ignore_errors=True)
+            shutil.rmtree(spare.directory, ignore_errors=True)
 
     def _free_uid(self) -> int | None:
         """A user that no other VM runs as: those of earlier engines' containers may still be there."""

@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import io
+import shutil
 import tarfile
 import tempfile
 from collections.abc import AsyncIterator
@@ -15,6 +16,7 @@ from atoll.kernel import agent_path, read_agent
 from atoll.template import PROGRAM, Stage
 
 _WRITABLE_BYTES = 16 << 20
+_TEMPORARY = ".new-"
 
 
 class Stages:
@@ -23,11 +25,13 @@ class Stages:
     def __init__(self, root: Path) -> None:
         self._root = root
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for stale in root.glob(f"{_TEMPORARY}*/"):  # of an engine that was killed
+            shutil.rmtree(stale, ignore_errors=True)
 
     @asynccontextmanager
     async def stage(self) -> AsyncIterator[Stage]:
         """A stage for as long as the block lasts; raises `Unavailable` (no agent, no mke2fs), `OutOfSpace`."""
-        with tempfile.TemporaryDirectory(prefix="rehearsal-", dir=self._root) as directory:
+        with tempfile.TemporaryDirectory(prefix=_TEMPORARY, dir=self._root) as directory:
             yield await self.build(Path(directory))
 
     async def build(self, directory: Path) -> Stage:

@@ -12,7 +12,7 @@ from time import monotonic
 
 from atoll.engine.services import Tasks
 from atoll.engine.stage import Stages
-from atoll.errors import AtollError, Unavailable
+from atoll.errors import AtollError, OutOfSpace, Unavailable
 from atoll.kernel import Kernel
 from atoll.model.container import VmSpec
 from atoll.settings import Settings
@@ -83,7 +83,10 @@ class Templates:
             return None
 
     async def build(self, kernel: Kernel, vm: VmSpec, *, force: bool = False) -> StoredTemplate:
-        """Build a template and wait for it; `force`: also when there is one. Raises `VmFailed`, `Unavailable`."""
+        """Build a template and wait for it; `force`: also when there is one.
+
+        Raises `VmFailed`, `Unavailable`, and `OutOfSpace` when it serves this engine but could not be kept.
+        """
         if not self._settings.templates:
             raise Unavailable("templates are switched off: the setting 'templates' says so")
         spec = template_spec(vm)
@@ -94,6 +97,8 @@ class Templates:
             self._obtain(key, spec)
         if key in self._under_way:
             await asyncio.shield(self._under_way[key])
+        if not self._store.has(key):
+            raise OutOfSpace("the template was built and serves this engine, but could not be written to the disk")
         return self._store.find(key.id)
 
     def list(self) -> list[StoredTemplate]:

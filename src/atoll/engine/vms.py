@@ -11,6 +11,9 @@ from atoll.model.container import VmSpec
 from atoll.paths import Paths
 from atoll.settings import Settings
 
+_TEMPLATE_UID = 1 << 21
+"""Above the users of containers and of spares: none of those reaches a template in the making."""
+
 
 class VmMaker:
     """Describes VMs; what it describes changes with the kernel in use and the program that is QEMU."""
@@ -34,7 +37,8 @@ class VmMaker:
             cpus=size.cpus,
             memory_mib=size.memory_mib,
             boot_timeout_s=self._settings.boot_timeout_s,
-            vm_uid=self._settings.vm_uid_first if os.geteuid() == 0 else None,
+            # Nobody's: that of a container or a spare takes its place. A template is built under it.
+            vm_uid=self._settings.vm_uid_first + _TEMPLATE_UID if os.geteuid() == 0 else None,
             run_dir="",
         )
 

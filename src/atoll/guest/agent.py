@@ -62,9 +62,13 @@ class Agent:
         """Wait until the agent of a clone answers; its HELLO was for the template. Raises `BootFailed`."""
         self.connection.assume_hello(Hello(protocol=PROTOCOL, agent_version="", kernel=""))
         try:
-            await self.connection.call("ping", None, None, deadline_s)
+            await self.answer(deadline_s)
         except AgentFailed as error:
             raise BootFailed(f"the clone of a template does not answer: {error}") from error
+
+    async def answer(self, deadline_s: float) -> None:
+        """Wait for any answer; raises `AgentFailed` when there is none in time."""
+        await self.connection.call("ping", None, None, deadline_s)
 
     async def prepare_template(self) -> None:
         """Have everything bound that is bound in a clone; raises `AgentFailed`."""

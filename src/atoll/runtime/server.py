@@ -110,7 +110,7 @@ class _Server:
 
     async def claim(self, config: str) -> None:
         """Be the runtime of the container whose `BundleSpec` is in `config`; raises `Conflict`, `InvalidRequest`."""
-        if self._claim.done():
+        if self._claim.done() or self._container.done():
             raise Conflict("this runtime has its container already")
         try:
             self._claim.set_result(read_bundle_spec(config))

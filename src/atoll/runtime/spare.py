@@ -1,8 +1,9 @@
 """A spare: a clone that has rehearsed and waits for a container, with the runtime that will be that container's.
 
-It runs with low priority until it is claimed: getting ready must not slow a start that somebody waits for.
+It rehearses with low priority: getting ready must not slow a start that somebody waits for.
 """
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -19,6 +20,7 @@ from atoll.runtime.vm import Console, Vm
 from atoll.template import Exits, Stage, growth_mib, machine_spec, rehearse
 from atoll.vmm import Machine, SavedMachine
 
+_ANSWER_S = 5.0
 _LOG = logging.getLogger(__name__)
 
 
@@ -64,7 +66,8 @@ class Spare:
             growth = growth_mib(max(spec.memory_mib, self._spec.memory_mib))
             if growth > growth_mib(self._spec.memory_mib):
                 await self._machine.grow(growth)
-            await self._machine.change_disks(*bundle_disks(spec))
+            # QEMU is asked and its guest, too: either may have come to grief while nobody looked.
+            await asyncio.gather(self._machine.change_disks(*bundle_disks(spec)), self._agent.answer(_ANSWER_S))
         report = StartReport(kind="pool", phases=tuple(phases.all))
         return vm_of(spec, self._machine, self._agent, self._console, report, growth)
 

@@ -8,6 +8,7 @@ import asyncio
 import socket
 import sys
 from contextlib import AsyncExitStack
+from itertools import count
 from pathlib import Path
 from types import TracebackType
 
@@ -29,6 +30,7 @@ class Launch(Struct, frozen=True):
     Two descriptors come with it when there is a template: of its memory and of its state.
     """
 
+    number: int
     config: str
     is_spare: bool = False
 
@@ -36,7 +38,7 @@ class Launch(Struct, frozen=True):
 class Launched(Struct, frozen=True):
     """The runtime's process id, sent when it listens (a spare's: when it is ready); or why there is none."""
 
-    config: str
+    number: int
     pid: int = 0
     error: str = ""
 
@@ -50,7 +52,9 @@ class Spawner:
     def __init__(self) -> None:
         self._resources = AsyncExitStack()
         self._control: socket.socket | None = None
-        self._launches: dict[str, asyncio.Future[Launched]] = {}
+        self._launches: dict[int, asyncio.Future[Launched]] = {}
+        self._configs: set[str] = set()
+        self._numbers = count(1)
 
     async def __aenter__(self) -> "Spawner":
         await self._start_zygote()
@@ -75,26 +79,28 @@ class Spawner:
 
         Raises `VmFailed` with the reason when the runtime refuses its bundle or does not come up in time.
         """
-        path = str(config)
-        if path in self._launches:
+        path, number = str(config), next(self._numbers)
+        if path in self._configs:
             raise VmFailed(f"a runtime for {path} is being started already")
         if self._control is None:
             await self._resources.aclose()
             await self._start_zygote()
         assert self._control is not None
         answer: asyncio.Future[Launched] = asyncio.get_running_loop().create_future()
-        self._launches[path] = answer
+        self._launches[number] = answer
+        self._configs.add(path)
         try:
             async with asyncio.timeout(deadline_s):
                 descriptors = (template.memory, template.state) if template is not None else ()
-                await _send(self._control, msgspec.json.encode(Launch(path, is_spare)), descriptors)
+                await _send(self._control, msgspec.json.encode(Launch(number, path, is_spare)), descriptors)
                 launched = await answer
         except TimeoutError:
             raise VmFailed(f"the runtime for {path} did not come up within {deadline_s:g} s") from None
         except OSError as error:
             raise VmFailed(f"the runtimes' zygote does not take requests: {error.strerror}") from error
         finally:
-            del self._launches[path]
+            del self._launches[number]
+            self._configs.discard(path)
         if launched.error:
             raise VmFailed(f"the runtime for {path} did not start: {launched.error}")
         return launched.pid
@@ -129,7 +135,7 @@ class Spawner:
             self._hang_up(control)
             return
         launched = msgspec.json.decode(datagram, type=Launched)
-        answer = self._launches.get(launched.config)
+        answer = self._launches.get(launched.number)
         if answer is not None and not answer.done():
             answer.set_result(launched)
 
@@ -140,9 +146,9 @@ class Spawner:
         self._control = None
         asyncio.get_running_loop().remove_reader(control)
         control.close()
-        for config, answer in self._launches.items():
+        for number, answer in self._launches.items():
             if not answer.done():
-                answer.set_result(Launched(config, error="the zygote ended"))
+                answer.set_result(Launched(number, error="the zygote ended"))
 
 
 async def _send(control: socket.socket, datagram: bytes, descriptors: tuple[int, ...]) -> None:

@@ -16,14 +16,14 @@ import signal
 import socket
 import sys
 from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, suppress
 from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
 import msgspec
 
-from atoll.errors import AtollError
+from atoll.errors import AtollError, Unavailable
 from atoll.model.agent import Exited
 from atoll.model.container import BundleSpec, SpareSpec
 from atoll.runtime.bootstrap import boot_vm
@@ -40,7 +40,8 @@ def main() -> None:
     """Fork runtimes until the engine hangs up."""
     control = socket.socket(fileno=int(sys.argv[1]))
     control.set_inheritable(False)
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for runtimes: the kernel reaps them
+    launched: dict[int, int] = {}
+    signal.signal(signal.SIGCHLD, lambda *_: _reap(control, launched))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     gc.collect()
     gc.freeze()
@@ -49,15 +50,29 @@ def main() -> None:
         if not datagram:
             return
         launch = msgspec.json.decode(datagram, type=Launch)
+        # A child that ends at once must be known by then.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
         try:
-            pid = os.fork()
+            if (pid := os.fork()) == 0:
+                _become_runtime(control, launch, SavedMachine(*descriptors) if descriptors else None)
+            launched[pid] = launch.number
         except OSError as error:
-            _answer(control, Launched(launch.config, error=f"cannot fork: {error.strerror}"))
-            pid = -1
-        if pid == 0:
-            _become_runtime(control, launch, SavedMachine(*descriptors) if descriptors else None)
+            _answer(control, Launched(launch.number, error=f"cannot fork: {error.strerror}"))
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
         for descriptor in descriptors:
             os.close(descriptor)
+
+
+def _reap(control: socket.socket, launched: dict[int, int]) -> None:
+    """Answer for runtimes that have ended: the engine heeds it where it waits for one that did not get to answer."""
+    with suppress(ChildProcessError):
+        while (ended := os.waitpid(-1, os.WNOHANG))[0]:
+            pid, status = ended
+            code = os.waitstatus_to_exitcode(status)
+            how = f"it was killed by signal {-code}" if code < 0 else f"it ended with status {code}"
+            if (number := launched.pop(pid, None)) is not None:
+                _answer(control, Launched(number, error=how))
 
 
 def _become_runtime(control: socket.socket, launch: Launch, template: SavedMachine | None) -> NoReturn:
@@ -65,14 +80,17 @@ def _become_runtime(control: socket.socket, launch: Launch, template: SavedMachi
     try:
         os.setsid()
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         if sys.version_info < (3, 12):  # from then on it is the default; the older one waits in a thread per process
             asyncio.set_child_watcher(asyncio.PidfdChildWatcher())
         Path("/proc/self/comm").write_text("atoll-runtime")
 
         def ready() -> None:
-            _answer(control, Launched(launch.config, pid=os.getpid()))
+            is_heard = _answer(control, Launched(launch.number, pid=os.getpid()))
             control.close()
+            if launch.is_spare and not is_heard:
+                raise Unavailable("the engine that asked for a spare is gone")
 
         config = Path(launch.config)
         if launch.is_spare and template is not None:
@@ -87,7 +105,7 @@ def _become_runtime(control: socket.socket, launch: Launch, template: SavedMachi
     except Exception as error:
         if control.fileno() != -1:
             known = isinstance(error, (AtollError, OSError, msgspec.MsgspecError))
-            _answer(control, Launched(launch.config, error=str(error) if known else repr(error)))
+            _answer(control, Launched(launch.number, error=str(error) if known else repr(error)))
         _LOG.exception("the runtime of %s failed", launch.config)
     finally:
         os._exit(status)  # not through the zygote's stack
@@ -115,11 +133,14 @@ def _redirect_output(log: Path) -> None:
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
 
 
-def _answer(control: socket.socket, launched: Launched) -> None:
+def _answer(control: socket.socket, launched: Launched) -> bool:
+    """Tell the engine; whether it could be told."""
     try:
         control.send(msgspec.json.encode(launched))
     except OSError as error:
-        _LOG.warning("the engine does not hear about %s: %s", launched.config, error.strerror)
+        _LOG.warning("the engine does not hear about launch %d: %s", launched.number, error.strerror)
+        return False
+    return True
 
 
 if __name__ == "__main__":

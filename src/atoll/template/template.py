@@ -29,8 +29,9 @@ _SEALS = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_
 class TemplateKey(Struct, frozen=True, kw_only=True):
     """All that a template is made of: a clone of anything else would not be what was asked for, or not run at all.
 
-    `kernel`, `initramfs` and `machine` (QEMU's command line) are digests; `qemu` is the program with its version and
-    the time and size of its file. `host` is what the host's processor is, where guest code runs on it directly.
+    `kernel` and `machine` (QEMU's command line) are digests; `initramfs` is a file that is named after the digest of
+    the agent, with its size; `qemu` is the program with the size and time of its file. `host` is what the host's
+    processor is, where guest code runs on it directly.
     """
 
     kernel: str
@@ -84,6 +85,7 @@ class Template:
         for descriptor in (self.saved.memory, self.saved.state):
             with suppress(OSError):
                 os.close(descriptor)
+        self.saved = SavedMachine(-1, -1)  # their numbers may be other files' from now on
 
 
 def growth_mib(memory_mib: int) -> int:
