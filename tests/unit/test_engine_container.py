@@ -16,6 +16,7 @@ from atoll.engine.events import EventBus
 from atoll.engine.record import ContainerRecord, RecordTable
 from atoll.engine.registry import Registry
 from atoll.engine.services import Services, Tasks
+from atoll.engine.timings import LastTimings
 from atoll.errors import BootFailed, CommandNotFound, Conflict, InvalidRequest, NotFound, NotModified
 from atoll.model.container import ContainerConfig, ContainerState, ExitStatus, RestartPolicy
 from atoll.paths import Paths
@@ -49,6 +50,7 @@ class EngineWithoutVms:
                 registry=Registry(),
                 admission=Admission(Settings(), lambda: 0),
                 ahead=Ahead(self.launcher, tasks),
+                timings=LastTimings(),
                 remove_files=lambda container_id: remove_files(self.paths, container_id),
             )
             await adopt_containers(services)

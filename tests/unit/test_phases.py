@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from atoll.engine.timings import StartTimings, TimedPhase, Timings
+from atoll.engine.timings import LastTimings, StartTimings, TimedPhase, Timings
+from atoll.errors import NotFound
 from atoll.model.agent import Started, Step
 from atoll.model.runtime import Phase, StartReport
 from atoll.runtime.phases import Phases, guest_phases
@@ -100,5 +101,11 @@ def test_what_began_before_the_request_has_a_negative_beginning(timings: Timings
     assert (shown.phases[-1].start_ms, shown.phases[-1].end_ms) == (-1000.0, -500.0)
 
 
-def test_without_a_report_there_is_nothing_to_show(timings: Timings) -> None:
-    assert timings.with_report(None) is None
+def test_timings_of_the_last_starts_are_kept_and_no_more() -> None:
+    last = LastTimings()
+    shown = Timings().with_report(StartReport(kind="cold"))
+    for number in range(300):
+        last.note(str(number), shown)
+    assert last.get("299") is shown
+    with pytest.raises(NotFound, match="lately"):
+        last.get("0")

@@ -216,10 +216,12 @@ async def _is_current(engine: Engine, stored: StoredTemplate) -> bool:
 
 async def timings(request: web.Request) -> web.Response:
     """Where the time of a container's last start went."""
-    container = engine_of(request).containers.get(request.match_info["id"])
-    if container.timings is None:
-        raise NotFound(f"container {container.name} was not started by this engine")
-    return answer(container.timings)
+    engine, reference = engine_of(request), request.match_info["id"]
+    try:
+        container_id = engine.containers.get(reference).id
+    except NotFound:
+        container_id = reference  # removed since
+    return answer(engine.services.timings.get(container_id))
 
 
 ROUTES = (

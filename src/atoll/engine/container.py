@@ -23,7 +23,7 @@ from atoll.engine.runtimes import Runtime
 from atoll.engine.services import Services
 from atoll.engine.signals import signal_number
 from atoll.engine.sizing import vm_memory_mib
-from atoll.engine.timings import StartTimings, Timings
+from atoll.engine.timings import Timings
 from atoll.engine.waiters import WaitCondition, Waiters
 from atoll.errors import (
     AtollError,
@@ -43,7 +43,6 @@ class Container:
 
     def __init__(self, record: ContainerRecord, services: Services) -> None:
         self.record = record
-        self.timings: StartTimings | None = None
         self._services = services
         self._runtime: Runtime | None = None
         self._attachments: list[Attachment] = []
@@ -123,7 +122,8 @@ class Container:
             launcher.started(self.record, report)
         self._change(state=ContainerState.RUNNING, pid=started.pid, started_at=started.started_at or _now())
         self._watch(runtime)
-        self.timings = timings.with_report(report)
+        if report is not None:
+            self._services.timings.note(self.id, timings.with_report(report))
 
     async def _run(self, runtime: Runtime) -> RuntimeState:
         """Start the first process; the runtime is let go when that fails."""

@@ -30,6 +30,7 @@ from atoll.engine.services import Services, Tasks
 from atoll.engine.sizing import default_size, vm_memory_mib
 from atoll.engine.stage import Stages
 from atoll.engine.templates import Templates
+from atoll.engine.timings import LastTimings
 from atoll.engine.vms import VmMaker
 from atoll.errors import AtollError, NotModified
 from atoll.image import ContentStore, Limits
@@ -182,6 +183,7 @@ async def open_engine(paths: Paths, settings: Settings) -> AsyncIterator[Engine]
             registry=registry,
             admission=admission,
             ahead=Ahead(launcher, tasks),
+            timings=LastTimings(),
             remove_files=lambda container_id: remove_files(paths, container_id),
         )
         await adopt_containers(services)

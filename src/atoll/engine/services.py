@@ -10,6 +10,7 @@ from atoll.engine.admission import Admission
 from atoll.engine.events import EventBus
 from atoll.engine.record import RecordTable
 from atoll.engine.runtimes import Launcher
+from atoll.engine.timings import LastTimings
 from atoll.paths import Paths
 from atoll.settings import Settings
 
@@ -96,4 +97,5 @@ class Services:
     registry: "Registry[Container]"
     admission: Admission
     ahead: "Ahead"
+    timings: LastTimings
     remove_files: Callable[[str], Coroutine[object, object, None]]
