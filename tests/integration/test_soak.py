@@ -10,5 +10,6 @@ def test_starts_in_a_row_and_at_once_fail_never_and_leave_nothing() -> None:
     bench = Command((sys.executable, str(CHECKOUT / "bench" / "soak.py"))).with_environment(
         PYTHONPATH=str(CHECKOUT / "tests")
     )
-    done = bench("--starts", "25", "--rounds", "2", "--at-once", "10", timeout_s=240)
+    # So few starts say little of memory: an engine's heap still finds its size.
+    done = bench("--starts", "25", "--rounds", "2", "--at-once", "10", "--tolerance", "32", timeout_s=240)
     assert done.code == 0, str(done)
