@@ -17,6 +17,7 @@ from secrets import token_hex
 import msgspec
 import pytest
 from harness.kernel import UnpackedKernel
+from harness.runtime import collect, sh
 
 from atoll.errors import AtollError, CommandNotExecutable, CommandNotFound, VmFailed
 from atoll.image.disk import ComposedDisk, DiskLayer, compose_disk
@@ -146,17 +147,6 @@ async def _container(
             await client.wait_gone()
         await client.close()
     assert not run_dir.exists()
-
-
-async def collect(session: Session) -> dict[str, bytes]:
-    output = {"stdout": b"", "stderr": b""}
-    async for stream, data in session.output():
-        output[stream] += data
-    return output
-
-
-def sh(script: str) -> tuple[str, str, str]:
-    return ("sh", "-c", script)
 
 
 async def test_a_container_runs_under_a_kernel_of_its_own(new_container: NewContainer, guest: Guest) -> None:

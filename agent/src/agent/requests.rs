@@ -115,8 +115,8 @@ impl Agent {
             return Err(Failure::new(Code::Conflict, "the container has not ended"));
         }
         self.container.take().map_or(Ok(()), Container::forget)?;
-        self.understudy = Some(Understudy::spawn(profile)?);
-        Ok(())
+        let understudy = self.understudy.insert(Understudy::spawn(profile)?);
+        understudy.wait_until_ready()
     }
 
     /// The container and its first process, if that runs.

@@ -54,6 +54,11 @@ impl Understudy {
         Ok(Understudy { profile, cgroup, child, mounts, line: ours })
     }
 
+    /// Waits until its stage is ready: a template that is saved before would leave the rest of that to every clone.
+    pub fn wait_until_ready(&self) -> Result<()> {
+        self.line.receive().map(drop).during("wait for the container's first process")
+    }
+
     pub fn fits(&self, profile: &Profile) -> bool {
         self.profile == *profile
     }
@@ -89,6 +94,9 @@ impl Understudy {
 /// The child's whole life, up to execve(2).
 fn wait_for_part(profile: &Profile, line: &Line) -> i32 {
     let stage = rootfs::prepare(profile);
+    if line.send(&[], &[]).is_err() {
+        return 1;
+    }
     let Ok((message, descriptors)) = line.receive() else { return 1 };
     let Some((reporter, ends, payload)) = unpack(&message, descriptors) else { return 1 };
     let Ok(Request::Start(start)) = rmp_serde::from_slice(payload) else { return 1 };

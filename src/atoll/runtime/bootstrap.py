@@ -6,7 +6,7 @@ Bundle -> machine specification -> machine -> HELLO: a cold boot; or, with a tem
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -61,11 +61,9 @@ async def boot_vm(
         yield replace(vm, report=changed(vm.report, template_failure=failure))
 
 
-@asynccontextmanager
-async def own_bundle(spec: BundleSpec) -> AsyncIterator[None]:
-    """Be the only one whose VM writes to the bundle's disk; raises `Conflict`."""
-    async with bundle_lock(Path(spec.bundle), _PREVIOUS_VM_ENDS_S):
-        yield
+def own_bundle(spec: BundleSpec) -> AbstractAsyncContextManager[None]:
+    """Be the only one whose VM writes to the bundle's disk; entering it raises `Conflict`."""
+    return bundle_lock(Path(spec.bundle), _PREVIOUS_VM_ENDS_S)
 
 
 class _Hung(Exception):
