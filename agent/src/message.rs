@@ -50,6 +50,13 @@ pub struct Mount {
     pub options: Vec<String>,
 }
 
+impl Mount {
+    /// Whether it is a file or directory of the host: `source` is its number there.
+    pub fn is_share(&self) -> bool {
+        self.kind == "share"
+    }
+}
+
 #[derive(Debug, Deserialize)]
 pub struct Rlimit {
     pub name: String,

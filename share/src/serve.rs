@@ -112,12 +112,11 @@ impl Service {
         let writer = FuseDevWriter::new(outbox.open()?, space).map_err(io::Error::other)?;
         // An error here is a request that makes no sense: it has no reply, or has it by now.
         let _ = self.server.handle_message(reader, Writer::from(writer), None, None);
-        let mut reply = outbox.reply();
-        if request.opcode == INIT
-            && let Some(reply) = &mut reply
-        {
-            negotiation::complete(&offer, reply);
-        }
-        Ok(reply)
+        Ok(outbox.reply().map(|reply| {
+            if request.opcode == INIT {
+                negotiation::complete(&offer, reply);
+            }
+            reply
+        }))
     }
 }

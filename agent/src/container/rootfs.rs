@@ -11,6 +11,7 @@ use rustix::thread::UnshareFlags;
 
 use super::mount;
 use super::root::ROOT;
+use super::share::{self, Exports};
 use crate::failure::{During, Result};
 use crate::message::{Profile, Start};
 use crate::process::launch::INIT;
@@ -68,14 +69,18 @@ pub fn dress(start: &Start) -> Result<Files> {
 }
 
 /// Enters `root` and makes it what `start` asks for; it becomes read-only last.
-pub fn enter(start: &Start, files: Files, root: BorrowedFd<'_>) -> Result<()> {
+pub fn enter(start: &Start, files: Files, root: BorrowedFd<'_>, share: Option<BorrowedFd<'_>>) -> Result<()> {
+    let exports = share.map_or(Ok(Exports::new()), |share| share::exports(share, &start.mounts))?;
     attach_root(root).during("enter the container's root")?;
     for directory in STAGED {
         mount::relocate(&format!("{STAGE}{directory}"), &format!("{ROOT}{directory}"))?;
     }
     pivot().during("enter the container's root")?;
     for mount in &start.mounts {
-        mount::requested(mount)?;
+        match exports.get(&mount.source).filter(|_| mount.is_share()) {
+            Some(export) => mount::bound(mount, export.as_fd())?,
+            None => mount::requested(mount)?,
+        }
     }
     for (target, mount) in &files {
         mount::file(mount.as_fd(), target)?;

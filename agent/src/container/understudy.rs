@@ -79,10 +79,11 @@ impl Understudy {
         self.line.send(&[&mask, payload].concat(), &descriptors).during("hand the request on")
     }
 
-    /// Gives it its root, upon which it becomes the container's program.
-    pub fn go(self, root: BorrowedFd<'_>) -> Performance {
+    /// Gives it its root, and the host's directories if there are any, upon which it becomes the container's program.
+    pub fn go(self, root: BorrowedFd<'_>, share: Option<BorrowedFd<'_>>) -> Performance {
+        let mounts: Vec<BorrowedFd<'_>> = std::iter::once(root).chain(share).collect();
         // One that has ended meanwhile has reported why.
-        let _ = self.line.send(&[], &[root]);
+        let _ = self.line.send(&[], &mounts);
         Performance { child: self.child, cgroup: self.cgroup, mounts: self.mounts }
     }
 
@@ -109,8 +110,8 @@ fn enter(start: &Start, line: &Line) -> Result<()> {
     entropy::mix(&start.entropy).during("mix in the host's entropy")?;
     let files = rootfs::dress(start)?;
     match line.receive() {
-        Ok((_, root)) => match root.first() {
-            Some(root) => rootfs::enter(start, files, root.as_fd()),
+        Ok((_, mounts)) => match mounts.split_first() {
+            Some((root, share)) => rootfs::enter(start, files, root.as_fd(), share.first().map(AsFd::as_fd)),
             None => Err(Failure::new(Code::AgentFailed, "the container has no root")),
         },
         Err(_) => Err(Failure::new(Code::AgentFailed, "the container has no root")),

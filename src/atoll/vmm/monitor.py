@@ -43,8 +43,8 @@ class MachineSpec:
 
     `uid` is the unprivileged user that the monitor runs as (None: our own), `kernel_parameters` are added to those that
     the monitor chooses, `name` shows in the host's list of processes. With `saved` the machine goes on where that one
-    was saved, on a private copy of its memory: everything else must be as it was there, but for the disks. `save_to` are
-    files for a machine that is to be saved: the first holds its RAM from the beginning (and is not sealed yet).
+    was saved, on a private copy of its memory: everything else must be as it was there, but for the disks. `save_to`
+    are files for a machine that is to be saved: the first holds its RAM from the beginning (and is not sealed yet).
     """
 
     kernel: Path
