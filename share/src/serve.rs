@@ -112,11 +112,10 @@ impl Service {
         let writer = FuseDevWriter::new(outbox.open()?, space).map_err(io::Error::other)?;
         // An error here is a request that makes no sense: it has no reply, or has it by now.
         let _ = self.server.handle_message(reader, Writer::from(writer), None, None);
-        Ok(outbox.reply().map(|reply| {
-            if request.opcode == INIT {
-                negotiation::complete(&offer, reply);
-            }
-            reply
-        }))
+        let Some(reply) = outbox.reply() else { return Ok(None) };
+        if request.opcode == INIT {
+            negotiation::complete(&offer, reply);
+        }
+        Ok(Some(reply))
     }
 }

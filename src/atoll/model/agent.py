@@ -44,7 +44,10 @@ class Root(Struct, frozen=True, kw_only=True):
 
 
 class Mount(Struct, frozen=True, kw_only=True):
-    """A mount inside the container, made after the root, in order: tmpfs and the like."""
+    """A mount inside the container, made after the root, in order.
+
+    `type` is a file system of the kernel's (tmpfs), or `share`: what the host exports under the number `source`.
+    """
 
     target: str
     type: str

@@ -118,6 +118,14 @@ class VmSpec(Struct, frozen=True, kw_only=True):
     run_dir: str
 
 
+class Export(Struct, frozen=True, kw_only=True):
+    """A directory or file of the host, by its absolute path, that the container finds at `target`."""
+
+    path: str
+    target: str
+    read_only: bool = False
+
+
 class BundleSpec(VmSpec, frozen=True, kw_only=True):
     """`config.json` of a bundle: all that a runtime needs to start its container, and nothing else.
 
@@ -134,6 +142,7 @@ class BundleSpec(VmSpec, frozen=True, kw_only=True):
     image_files: dict[int, str] = {}
     layers: tuple[Extent, ...]
     writable_disk: str | None
+    exports: tuple[Export, ...] = ()
     log_max_bytes: int
     log_max_files: int
 
