@@ -6,6 +6,7 @@
 //! see [`sandbox`].
 
 mod confinement;
+mod doubt;
 mod exports;
 mod failure;
 mod message;

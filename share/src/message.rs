@@ -14,6 +14,7 @@ pub const DATA: usize = 256 << 10;
 pub const WHOLE: usize = DATA + (8 << 10);
 
 pub const LOOKUP: u32 = 1;
+pub const OPEN: u32 = 14;
 pub const INIT: u32 = 26;
 const DESTROY: u32 = 38;
 
@@ -23,6 +24,8 @@ pub struct Request {
     pub bytes: usize,
     pub opcode: u32,
     pub unique: u64,
+    /// The file that it is about.
+    pub node: u64,
 }
 
 /// What becomes of a request.
@@ -45,11 +48,8 @@ impl Request {
             return if error.kind() == io::ErrorKind::UnexpectedEof { Ok(None) } else { Err(error) };
         }
         let bytes = field(header, 0) as usize;
-        let request = Request {
-            bytes,
-            opcode: field(header, 4),
-            unique: u64::from(field(header, 8)) | u64::from(field(header, 12)) << 32,
-        };
+        let whole = |offset| u64::from(field(header, offset)) | u64::from(field(header, offset + 4)) << 32;
+        let request = Request { bytes, opcode: field(header, 4), unique: whole(8), node: whole(16) };
         match buffer.get_mut(IN_HEADER..bytes) {
             Some(rest) => match stream.read_exact(rest) {
                 Ok(()) => Ok(Some(request)),
@@ -97,6 +97,7 @@ mod tests {
         set_field(&mut bytes, 0, (IN_HEADER + body.len()) as u32);
         set_field(&mut bytes, 4, opcode);
         set_field(&mut bytes, 8, 77);
+        set_field(&mut bytes, 16, 5);
         set_field(&mut bytes, 24, 1000);
         set_field(&mut bytes, 28, 1000);
         bytes.extend(body);
@@ -112,7 +113,7 @@ mod tests {
         let stream = [request(LOOKUP, b"name\0"), request(3, &[])].concat();
         let (mut rest, mut buffer) = (&stream[..], vec![0; WHOLE]);
         let first = Request::read(&mut rest, &mut buffer).unwrap().unwrap();
-        assert_eq!(first, Request { bytes: IN_HEADER + 5, opcode: LOOKUP, unique: 77 });
+        assert_eq!(first, Request { bytes: IN_HEADER + 5, opcode: LOOKUP, unique: 77, node: 5 });
         assert_eq!(&buffer[IN_HEADER..first.bytes], b"name\0");
         assert_eq!(Request::read(&mut rest, &mut buffer).unwrap().unwrap().opcode, 3);
         assert_eq!(Request::read(&mut rest, &mut buffer).unwrap(), None);

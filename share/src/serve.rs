@@ -13,15 +13,16 @@ use fuse_backend_rs::transport::{FuseBuf, FuseDevWriter, Reader, Writer};
 use rustix::fs::OFlags;
 
 use crate::confinement;
+use crate::doubt::doubt;
 use crate::failure::{During, Result};
-use crate::message::{INIT, Request, Verdict, WHOLE};
+use crate::message::{INIT, OPEN, Request, Verdict, WHOLE};
 use crate::negotiation;
 use crate::outbox::Outbox;
 use crate::sandbox::{EXPORTS, Identities};
 
 /// So many requests are under way at once: one that waits for the host's disk does not hold up the others.
 const THREADS: usize = 4;
-/// How long the guest may take a name or an attribute for granted.
+/// How long the guest may take a name or an attribute for granted; not that of a file that it opens ([`doubt`]).
 const REMEMBERED: Duration = Duration::from_secs(1);
 const READ_AHEAD: usize = 64 << 10;
 
@@ -92,8 +93,10 @@ impl Service {
                 Verdict::Ignore => Ok(None),
             };
             if let Some(reply) = reply.during("carry out a request")? {
+                let notice = if request.opcode == OPEN { Some(doubt(request.node)) } else { None };
                 let mut output = self.output.lock().unwrap_or_else(PoisonError::into_inner);
-                if output.write_all(reply).is_err() {
+                let told = notice.map_or(Ok(()), |notice| output.write_all(&notice));
+                if told.and_then(|()| output.write_all(reply)).is_err() {
                     return Ok(()); // nobody listens any more
                 }
             }
