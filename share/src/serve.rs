@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::{self, BufReader, Write};
 use std::os::fd::OwnedFd;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Barrier, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -31,6 +31,8 @@ pub struct Service {
     identities: Identities,
     input: Mutex<BufReader<File>>,
     output: Mutex<File>,
+    /// No thread reads before all are confined.
+    confined: Barrier,
 }
 
 /// Opens the exports.
@@ -55,6 +57,7 @@ pub fn prepare(socket: OwnedFd, identities: Identities) -> Result<Service> {
         identities,
         input: Mutex::new(BufReader::with_capacity(READ_AHEAD, File::from(socket))),
         output: Mutex::new(File::from(output)),
+        confined: Barrier::new(THREADS + 1),
     })
 }
 
@@ -71,7 +74,9 @@ impl Service {
                     }
                 });
             }
-            confinement::restrict_calls().during("restrict its system calls")
+            confinement::restrict_calls().during("restrict its system calls")?;
+            self.confined.wait();
+            Ok(())
         })
     }
 
@@ -80,6 +85,7 @@ impl Service {
         let mut space = vec![0; WHOLE];
         let mut outbox = Outbox::new().during("make room for replies")?;
         confinement::restrict_calls().during("restrict its system calls")?;
+        self.confined.wait();
         loop {
             let request = {
                 let mut input = self.input.lock().unwrap_or_else(PoisonError::into_inner);
