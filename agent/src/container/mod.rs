@@ -1,6 +1,7 @@
 //! The container: what the guest exists for. One per guest, started once.
 
 pub mod cgroup;
+mod fill;
 mod line;
 pub mod mount;
 pub mod root;
@@ -55,9 +56,13 @@ impl Container {
             self.share = Some(Share::open()?);
             stopwatch.done("host directories");
         }
+        let volumes = self.root.mount_volumes(&start.root.image, &start.mounts)?;
+        if !volumes.is_empty() {
+            stopwatch.done("volumes");
+        }
         memory::wait_for(memory_bytes)?;
         stopwatch.done("memory");
-        let performance = understudy.go(root.as_fd(), self.share.as_ref().map(Share::mount));
+        let performance = understudy.go(root.as_fd(), self.share.as_ref().map(Share::mount), &volumes);
         self.cgroup = Some(performance.cgroup);
         self.mounts = Some(performance.mounts);
         Ok(performance.child)

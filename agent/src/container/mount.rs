@@ -102,6 +102,27 @@ pub fn own(kind: &str, target: &str, options: &[(&str, &str)], attributes: Mount
     attach(mount.as_fd(), directory.as_fd()).during(what)
 }
 
+/// The kind of mount that a volume is.
+pub const VOLUME: &str = "volume";
+/// The kind that a file or directory of the host is.
+pub const SHARE: &str = "share";
+
+/// A volume that the request asks for, mounted already: its turn among the other mounts has come.
+pub fn volume(mount: &message::Mount, volume: Option<OwnedFd>) -> Result<()> {
+    let what = &format!("mount {}", mount.target);
+    let missing = || Failure::new(Code::AgentFailed, format!("cannot {what}: the volume is missing"));
+    let volume = volume.ok_or_else(missing)?;
+    let path = resolve(Path::new("/"), Path::new(&mount.target)).during(what)?;
+    let directory = directory(&path).during(what)?;
+    if mount.fill {
+        super::fill::fill(&path, volume.as_fd()).during(format_args!("fill the volume at {}", mount.target))?;
+    }
+    if mount.options.iter().any(|option| option == "ro") {
+        make_read_only(volume.as_fd(), false).during(what)?;
+    }
+    attach(volume.as_fd(), directory.as_fd()).during(what)
+}
+
 /// A mount that the request asks for.
 pub fn requested(mount: &message::Mount) -> Result<()> {
     let what = &format!("mount {}", mount.target);
@@ -121,8 +142,10 @@ pub fn requested(mount: &message::Mount) -> Result<()> {
 }
 
 /// Puts a mount of the host's file or directory where the request wants it; the target is made when it is missing.
-pub fn bound(request: &message::Mount, mount: BorrowedFd<'_>) -> Result<()> {
+pub fn export(request: &message::Mount, mount: Option<BorrowedFd<'_>>) -> Result<()> {
     let what = &format!("mount {}", request.target);
+    let missing = || Failure::new(Code::InvalidRequest, format!("cannot {what}: the host does not show it"));
+    let mount = mount.ok_or_else(missing)?;
     let (attributes, rest) = options(&request.options);
     if let Some((option, _)) = rest.first() {
         return Err(Failure::new(Code::InvalidRequest, format!("cannot {what}: unknown option {option}")));

@@ -68,18 +68,26 @@ pub fn dress(start: &Start) -> Result<Files> {
     gather_files(start)
 }
 
-/// Enters `root` and makes it what `start` asks for; it becomes read-only last.
-pub fn enter(start: &Start, files: Files, root: BorrowedFd<'_>, share: Option<BorrowedFd<'_>>) -> Result<()> {
-    let exports = share.map_or(Ok(Exports::new()), |share| share::exports(share, &start.mounts))?;
+/// Enters `root` and makes it what `start` asks for; it becomes read-only last. `share` has what the host shows, `volumes`
+/// are in the order of the mounts.
+pub fn enter(
+    start: &Start,
+    files: Files,
+    root: BorrowedFd<'_>,
+    share: Option<OwnedFd>,
+    mut volumes: impl Iterator<Item = OwnedFd>,
+) -> Result<()> {
+    let exports = share.map_or(Ok(Exports::new()), |share| share::exports(share.as_fd(), &start.mounts))?;
     attach_root(root).during("enter the container's root")?;
     for directory in STAGED {
         mount::relocate(&format!("{STAGE}{directory}"), &format!("{ROOT}{directory}"))?;
     }
     pivot().during("enter the container's root")?;
     for mount in &start.mounts {
-        match exports.get(&mount.source).filter(|_| mount.is_share()) {
-            Some(export) => mount::bound(mount, export.as_fd())?,
-            None => mount::requested(mount)?,
+        match mount.kind.as_str() {
+            mount::VOLUME => mount::volume(mount, volumes.next())?,
+            mount::SHARE => mount::export(mount, exports.get(&mount.source).map(AsFd::as_fd))?,
+            _ => mount::requested(mount)?,
         }
     }
     for (target, mount) in &files {

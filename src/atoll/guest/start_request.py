@@ -10,7 +10,6 @@ import time
 from atoll.errors import InvalidRequest
 from atoll.guest.capabilities import capabilities
 from atoll.guest.identity_files import identity_files
-from atoll.guest.tmpfs import tmpfs_mount
 from atoll.model.agent import Disk, Exec, Extent, Limits, Mount, Process, Profile, Rlimit, Root, Start, Stdio
 from atoll.model.container import ContainerConfig
 from atoll.model.runtime import ExecStart
@@ -72,7 +71,7 @@ def start_request(
         clock_ns=time.time_ns(),
         growth_bytes=growth_mib << 20,
         root=Root(image=image, layers=layers, writable=writable, read_only=config.read_only),
-        mounts=(*(tmpfs_mount(target, options) for target, options in sorted(config.tmpfs.items())), *mounts),
+        mounts=mounts,
         files=identity_files(config, id),
         sysctls=_SYSCTLS | config.sysctls,
         limits=limits(config),

@@ -14,6 +14,8 @@ WRITABLE = "0000:00:06.0"
 NETWORK = "0000:00:07.0"
 GROWTH = "0000:00:09.0"
 """virtio-mem: memory added while the VM runs."""
+VOLUMES = "0000:00:0a.0"
+"""virtio-blk: the volumes that the container may write, one after the other."""
 
 
 def device_number(slot: str) -> int:
