@@ -12,8 +12,10 @@ from pathlib import Path
 import pytest
 from harness.bundled import Container, Guest, bundled_container, make_guest
 from harness.checkout import CHECKOUT, program
+from harness.engine import EngineUnderTest
 from harness.kernel import UnpackedKernel
 from harness.runtime import sh
+from harness.starts import start_kind, wait_for_pool
 
 from atoll.errors import NotFound
 from atoll.model.container import Export
@@ -21,6 +23,7 @@ from atoll.runtime.client import RuntimeClient
 from atoll.runtime.spawner import Spawner
 
 NewContainer = Callable[..., Awaitable[Container]]
+EngineWith = Callable[[str], EngineUnderTest]
 SMALL_FILES = 300
 BIG_MIB = 24
 
@@ -237,6 +240,27 @@ async def test_the_server_ends_with_the_container_and_with_its_runtime(
         await readable(server)
         os.close(server)
     shutil.rmtree(killed.spec.run_dir)  # nobody tidies up after a killed runtime but the engine
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings"), [("cold", "templates = false"), ("clone", "pool_size = 0"), ("pool", "pool_size = 1")]
+)
+def test_they_are_there_however_the_container_is_started(
+    engine_with: EngineWith, shown: Path, kind: str, settings: str
+) -> None:
+    engine = engine_with(settings)
+    if kind != "cold":
+        engine.atoll.ok("system", "template", "build")
+    wait_for_pool(engine)
+    mount = f"{shown}:/data"
+    assert start_kind(engine, "-v", mount, "busybox", "sh", "-c", "hostname > /data/made") == kind
+    assert (shown / "made").read_text().strip()
+    name = engine.docker.ok("run", "-d", "-v", f"{mount}:ro", "busybox", "sh", "-c", "cat /data/made; touch /data/x")
+    assert engine.docker.ok("wait", name) == "1"
+    engine.docker.ok("start", name)
+    assert engine.docker.ok("wait", name) == "1"
+    assert engine.docker.ok("logs", name).split() == [(shown / "made").read_text().strip()] * 2
+    engine.docker.ok("rm", name)
 
 
 def server_of(runtime: RuntimeClient) -> int:
