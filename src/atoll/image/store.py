@@ -1,7 +1,7 @@
 """The content store: images come in by load, import and pull, and go out as disks.
 
-Files first, then the entry in the catalog, in this order on the way in and the other on the way out: a crash leaves at
-most files that nobody names, which the next start removes. One engine owns a store at a time.
+Files first, then the entry in the catalog: a crash leaves at most files that nobody names, which the next start removes
+(`garbage.py`). One engine owns a store at a time.
 """
 
 import asyncio
@@ -9,7 +9,6 @@ import re
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Collection, Sequence, Set
-from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -21,6 +20,7 @@ from atoll.image.blobs import BlobStore
 from atoll.image.catalog import Catalog
 from atoll.image.disk import ComposedDisk, DiskLayer, compose_disk, disk_key
 from atoll.image.feed import consume, consume_file
+from atoll.image.garbage import Garbage
 from atoll.image.image import Image, Layer
 from atoll.image.layers import LayerStore
 from atoll.image.limits import DEFAULT_LIMITS, Limits
@@ -68,10 +68,8 @@ class ContentStore:
         self._configs: dict[str, ImageConfig] = {}
         self._making: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._converting = asyncio.Semaphore(_CONVERSIONS)
-        self._under_way = 0
-        self._has_garbage = False
-        if trash := self._sort_out():
-            shutil.rmtree(trash)
+        self._garbage = Garbage(self._catalog, self._blobs, self._layers, self._disks, self._ingest)
+        self._garbage.sweep()
 
     async def load(self, chunks: AsyncIterator[bytes]) -> list[str]:
         """Load every image of an archive (docker-archive or OCI layout, compressed or not) and return their names.
@@ -83,7 +81,7 @@ class ContentStore:
             with tempfile.TemporaryDirectory(dir=self._ingest) as scratch:
                 return read_archive(source, Path(scratch), self._blobs, self._limits)
 
-        async with self._busy():
+        async with self._garbage.busy():
             images = await consume(chunks, read)
             pairs = dict(pair for image in images for pair in image.layers)
             await together([self._make_layer(diff_id, digest) for diff_id, digest in pairs.items()])
@@ -104,7 +102,7 @@ class ContentStore:
         """
         names = [_name_to_give(reference)] if reference else []
         check_changes(changes)
-        async with self._busy():
+        async with self._garbage.busy():
             layer = await consume(chunks, lambda source: store_layer(source, self._blobs, self._layers, self._limits))
             if not layer.entries:
                 raise InvalidRequest("the archive is empty: a root filesystem is needed")
@@ -126,7 +124,7 @@ class ContentStore:
         """
         name = Reference.parse(reference).tagged()
         wanted = parse_platform(platform) if platform else HOST
-        async with self._busy(), open_repository(name, self._insecure_registries) as repository:
+        async with self._garbage.busy(), open_repository(name, self._insecure_registries) as repository:
             report({"status": f"Pulling from {name.path}", "id": name.digest or name.tag})
             pulled = await resolve(repository, name, wanted, self._limits)
             before = self._catalog.find(name)
@@ -185,12 +183,12 @@ class ContentStore:
                 f"conflict: unable to delete {_short(image_id)} (must be forced) - image is being used by a container"
             )
         removed = [{"Untagged": known.familiar} for known in going]
-        async with self._busy():
+        async with self._garbage.busy():
             if is_last and image_id not in in_use:
                 self._catalog.remove(image_id)
                 self._configs.pop(image_id, None)
                 removed.append({"Deleted": image_id})
-                self._has_garbage = True
+                self._garbage.expect()
             else:
                 for known in going:
                     self._catalog.unname(known)
@@ -206,7 +204,8 @@ class ContentStore:
             if not layer.squashfs.exists():
                 raise NotFound(f"layer {layer.diff_id} is not in the content store: load or pull the image again")
         directory = self._disks / disk_key([layer.diff_id for layer in layers])
-        return await asyncio.to_thread(compose_disk, layers, directory, self._ingest)
+        async with self._garbage.busy():
+            return await asyncio.to_thread(compose_disk, layers, directory, self._ingest)
 
     async def writable_disk(self, path: Path, size_bytes: int) -> None:
         """Make a container's empty writable layer at `path`; raises as `make_writable_disk` does."""
@@ -274,35 +273,6 @@ class ContentStore:
 
     def _making_of(self, diff_id: str) -> asyncio.Lock:
         return self._making.setdefault(diff_id, asyncio.Lock())
-
-    @asynccontextmanager
-    async def _busy(self) -> AsyncIterator[None]:
-        """While anything is under way, files that no image names may be needed; afterwards they are garbage."""
-        self._under_way += 1
-        try:
-            yield
-        except BaseException:
-            self._has_garbage = True
-            raise
-        finally:
-            self._under_way -= 1
-            if self._has_garbage and not self._under_way and (trash := self._sort_out()):
-                self._has_garbage = False
-                await asyncio.shield(asyncio.to_thread(shutil.rmtree, trash))
-
-    def _sort_out(self) -> Path | None:
-        """Move what no image needs into a directory of its own, which may then be deleted at leisure."""
-        live = self._catalog.live()
-        disks = {disk_key(diff_ids) for diff_ids in live.disks}
-        garbage = [self._layers.path(diff_id) for diff_id in self._layers.diff_ids() if diff_id not in live.layers]
-        garbage += [self._blobs.path(digest) for digest in self._blobs.digests() if digest not in live.blobs]
-        garbage += [directory for directory in self._disks.iterdir() if directory.name not in disks]
-        if not garbage:
-            return None
-        trash = Path(tempfile.mkdtemp(dir=self._ingest, prefix="trash-"))
-        for number, path in enumerate(garbage):
-            path.rename(trash / str(number))
-        return trash
 
 
 def _name_to_give(text: str) -> Reference:
