@@ -5,10 +5,12 @@ from atoll.image.image import Image, Layer
 from atoll.image.layer import write_layer
 from atoll.image.limits import Limits
 from atoll.image.reference import Reference
+from atoll.image.save import ArchiveFormat
 from atoll.image.store import ContentStore
 from atoll.image.writable import make_writable_disk
 
 __all__ = [
+    "ArchiveFormat",
     "ComposedDisk",
     "ContentStore",
     "Image",

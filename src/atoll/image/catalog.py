@@ -150,10 +150,15 @@ class Catalog:
         query = "SELECT digest FROM image_document WHERE image_id = ? ORDER BY rowid DESC"
         return [row[0] for row in self._database.query(query, (image_id,))]
 
-    def layer_blobs(self, diff_id: str) -> list[str]:
+    def diff_ids(self, image_id: str) -> list[str]:
+        """The layers of an image, bottom first."""
+        query = "SELECT diff_id FROM image_layer WHERE image_id = ? ORDER BY position"
+        return [row[0] for row in self._database.query(query, (image_id,))]
+
+    def layer_blobs(self, diff_id: str) -> tuple[str, ...]:
         """The blobs that unpack to a layer."""
         query = "SELECT digest FROM layer_blob WHERE diff_id = ? ORDER BY digest"
-        return [row[0] for row in self._database.query(query, (diff_id,))]
+        return tuple(row[0] for row in self._database.query(query, (diff_id,)))
 
     def make_durable(self) -> None:
         """Let all that was said so far survive a power cut; blocks."""

@@ -8,7 +8,8 @@ import asyncio
 import re
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Collection, Sequence, Set
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Sequence, Set
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -26,10 +27,12 @@ from atoll.image.layers import LayerStore
 from atoll.image.limits import DEFAULT_LIMITS, Limits
 from atoll.image.manifest import HOST, parse_config, parse_platform
 from atoll.image.oci import Descriptor, ImageConfig
+from atoll.image.outgoing import KnownImage, outgoing_image
 from atoll.image.pull import Report, fetch_layers, resolve, together
 from atoll.image.reference import Reference
 from atoll.image.registry import open_repository
 from atoll.image.rootfs import check_changes, imported_config, store_layer
+from atoll.image.save import ArchiveFormat, archive_chunks
 from atoll.image.tarstream import Source
 from atoll.image.writable import make_writable_disk
 from atoll.store.database import Database
@@ -95,6 +98,28 @@ class ContentStore:
                 )
         return [name for image in images for name in [n.familiar for n in image.names] or [image.image_id]]
 
+    async def save(
+        self, names: Sequence[str], archive_format: ArchiveFormat = ArchiveFormat.BOTH
+    ) -> AsyncGenerator[bytes, None]:
+        """An archive of the images that `names` mean, with those of the names that have a tag, piece by piece.
+
+        A repository alone stands for all its tags. Raises `NotFound` before the first piece; `InvalidRequest`, when a
+        blob was damaged, also later.
+        """
+        chosen: dict[str, list[Reference]] = {}
+        for name in names:
+            for image_id, reference in self._find_all(name):
+                chosen.setdefault(image_id, []).extend([reference] if reference is not None else [])
+        async with self._garbage.busy():
+            planned = []
+            for image_id, references in chosen.items():
+                known = self._known(image_id, references)
+                image = await asyncio.to_thread(outgoing_image, known, self._blobs, self._limits)
+                planned.append((image, tuple(dict.fromkeys(one for one in references if one.tag))))
+            chunks = archive_chunks(planned, archive_format)
+            while (chunk := await asyncio.to_thread(next, chunks, None)) is not None:
+                yield chunk
+
     async def import_(self, chunks: AsyncIterator[bytes], reference: str | None, changes: Sequence[str] = ()) -> Image:
         """Make an image of one layer from the tar of a root filesystem; `changes` are Dockerfile instructions.
 
@@ -128,14 +153,16 @@ class ContentStore:
             report({"status": f"Pulling from {name.path}", "id": name.digest or name.tag})
             pulled = await resolve(repository, name, wanted, self._limits)
             before = self._catalog.find(name)
+            # Blobs of layers that are here already, perhaps of an image that is removed meanwhile.
+            there = [(diff_id, blob) for diff_id, _ in pulled.layers for blob in self._catalog.layer_blobs(diff_id)]
             await fetch_layers(repository, pulled, self._layers.has, self._fetch_layer, report)
             documents = [await asyncio.to_thread(self._blobs.add, document) for document in pulled.documents]
-            blobs = [(diff_id, layer.digest) for diff_id, layer in pulled.layers if self._blobs.has(layer.digest)]
+            there += [(diff_id, layer.digest) for diff_id, layer in pulled.layers]
             self._catalog.add(
                 pulled.image_id,
                 diff_ids=pulled.config.diff_ids,
                 documents=documents,
-                layer_blobs=blobs,
+                layer_blobs=[(diff_id, blob) for diff_id, blob in there if self._blobs.has(blob)],
                 names=(replace(name, digest=None), replace(name, tag=None, digest=pulled.digest)),
             )
         report({"status": f"Digest: {pulled.digest}"})
@@ -228,6 +255,24 @@ class ContentStore:
             if ids:
                 raise NotFound(f"image {name} is not one: {len(ids)} ids begin like that, write more of it")
         raise NotFound(f"image {name} is not here: pull it, or check the name with 'atoll images'")
+
+    def _find_all(self, name: str) -> Sequence[tuple[str, Reference | None]]:
+        """The images that `name` means, as `_find`; every tag of a repository whose name stands alone."""
+        with suppress(InvalidRequest):
+            reference = Reference.parse(name)
+            if not reference.tag and not reference.digest:
+                tags = self._catalog.tags(reference.repository)
+                if tags:
+                    return [(image_id, tag) for tag, image_id in tags]
+        return [self._find(name)]
+
+    def _known(self, image_id: str, references: Sequence[Reference]) -> KnownImage:
+        """What is known of an image; the manifest that it has in the repositories of `references` counts most."""
+        repositories = {reference.repository for reference in references}
+        here = [known.digest for known in self._catalog.digests(image_id) if known.repository in repositories]
+        documents = sorted(self._catalog.documents(image_id), key=lambda digest: digest not in here)
+        diff_ids = self._catalog.diff_ids(image_id)
+        return KnownImage(image_id, tuple(documents), tuple((id_, self._catalog.layer_blobs(id_)) for id_ in diff_ids))
 
     def _image(self, image_id: str) -> Image:
         config = self._configs.get(image_id)
