@@ -2,7 +2,8 @@
 
 Nothing of the machine's own Docker or Podman is used or changed but the programs: a dockerd of its own on a private
 socket, without networks, and the `podman` command with a root of its own. Containers are in a control group of the
-bench's, so that it can be removed. `scripts/install-peers` installs both; nothing here does.
+bench's, so that it can be removed. `scripts/install-peers` installs both, `scripts/install-packages test` what keeps
+images; nothing here does.
 
 `dockerd` and `podman` have the image busybox that we have and run containers, for benches; `docker_images` and
 `podman_images` only keep images, and ask less of the machine.
@@ -19,7 +20,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from harness.checkout import program
+from harness.checkout import TOOLS, program
 from harness.command import Command
 from harness.images import BUSYBOX_CHANGES, busybox_root
 from harness.process import processes_that_mention
@@ -129,7 +130,7 @@ def _installed(name: str, product: str) -> str:
 
 
 def _environment() -> dict[str, str]:
-    return {**os.environ, "PATH": f"{os.environ['PATH']}:/usr/sbin:/sbin"}
+    return {**os.environ, "PATH": f"{os.environ['PATH']}:/usr/sbin:/sbin:{TOOLS}"}
 
 
 def _limits() -> tuple[str, ...]:
