@@ -123,6 +123,38 @@ class Removed(TypedDict, total=False):
     Deleted: str
 
 
+class Pruned(TypedDict, total=False):
+    """What a `prune` removed, of the kind that was asked for, and bytes."""
+
+    ContainersDeleted: list[str] | None
+    ImagesDeleted: list[Removed] | None
+    VolumesDeleted: list[str] | None
+    SpaceReclaimed: int
+
+
+class VolumeUsage(TypedDict, total=False):
+    """How many containers have a volume, and its bytes."""
+
+    RefCount: int
+    Size: int
+
+
+class VolumeSummary(TypedDict, total=False):
+    """A volume, as far as `df` shows it."""
+
+    Name: str
+    UsageData: VolumeUsage | None
+
+
+class DiskUsage(TypedDict):
+    """`GET /system/df`; bytes."""
+
+    LayersSize: int
+    Images: list[ImageSummary] | None
+    Containers: list[ContainerSummary] | None
+    Volumes: list[VolumeSummary] | None
+
+
 class Progress(TypedDict, total=False):
     """So many of so many bytes."""
 

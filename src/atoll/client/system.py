@@ -1,11 +1,13 @@
 """The endpoints of the engine itself: Docker's `/version` and `/info`, ours under `/atoll/`."""
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, cast
 
 from atoll.client.client import Client
+from atoll.client.containers import encode_filters
 
 if TYPE_CHECKING:
-    from atoll.client.shapes import Kernel, Object
+    from atoll.client.shapes import DiskUsage, Kernel, Object, Pruned
 
 
 def version(client: Client) -> "Object":
@@ -31,6 +33,16 @@ def status(client: Client) -> "Object":
 def stop(client: Client, *, containers: bool = False, timeout_s: int | None = None) -> None:
     """Ask the engine to end; with `containers`, these first, each with so many seconds to obey."""
     client.post("/atoll/stop", {"t": timeout_s}, {"containers": containers})
+
+
+def disk_usage(client: Client) -> "DiskUsage":
+    """What takes room on the disk."""
+    return cast("DiskUsage", client.get("/system/df"))
+
+
+def prune_volumes(client: Client, filters: Mapping[str, Sequence[str]]) -> "Pruned":
+    """Remove anonymous volumes that no container has."""
+    return cast("Pruned", client.post("/volumes/prune", {"filters": encode_filters(filters)}))
 
 
 def kernels(client: Client) -> "list[Kernel]":

@@ -7,6 +7,7 @@ from atoll.image.limits import Limits
 from atoll.image.reference import Reference
 from atoll.image.save import ArchiveFormat
 from atoll.image.store import ContentStore
+from atoll.image.usage import Usage
 from atoll.image.writable import make_writable_disk
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "Layer",
     "Limits",
     "Reference",
+    "Usage",
     "make_writable_disk",
     "write_layer",
 ]

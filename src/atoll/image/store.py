@@ -34,6 +34,7 @@ from atoll.image.registry import open_repository
 from atoll.image.rootfs import check_changes, imported_config, store_layer
 from atoll.image.save import ArchiveFormat, archive_chunks
 from atoll.image.tarstream import Source
+from atoll.image.usage import Usage
 from atoll.image.writable import make_writable_disk
 from atoll.store.database import Database
 
@@ -178,6 +179,20 @@ class ContentStore:
         """The image that a name, a digest, an id or the beginning of one means; raises `NotFound`."""
         return self._image(self._find(name)[0])
 
+    def has(self, image_id: str) -> bool:
+        """Whether the image with this full id is here."""
+        return image_id in self._catalog.ids()
+
+    async def usage(self) -> Usage:
+        """What the images take on the disk."""
+        images = {image_id: self._catalog.diff_ids(image_id) for image_id in self._catalog.ids()}
+        blobs = {diff_id: self._catalog.layer_blobs(diff_id) for diff_ids in images.values() for diff_id in diff_ids}
+        sizes = {
+            diff_id: self._layers.size_bytes(diff_id) + sum(max(self._blobs.size_bytes(blob), 0) for blob in there)
+            for diff_id, there in blobs.items()
+        }
+        return Usage(sizes, images)
+
     async def tag(self, source: str, name: str) -> None:
         """Let `name` mean the image that `source` means; raises `NotFound`, `InvalidRequest`."""
         image_id, _ = self._find(source)
@@ -240,7 +255,7 @@ class ContentStore:
 
     def _find(self, name: str) -> tuple[str, Reference | None]:
         """The image's id, and the reference in the catalog if `name` is one and not an id."""
-        if name.startswith("sha256:") and name in self._catalog.ids():
+        if self.has(name):
             return name, None
         try:
             reference = Reference.parse(name).tagged()
