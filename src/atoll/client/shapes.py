@@ -146,6 +146,21 @@ class VolumeSummary(TypedDict, total=False):
     UsageData: VolumeUsage | None
 
 
+class CheckLine(TypedDict, total=False):
+    """One line of `POST /atoll/check`: something wrong, or at the end how many of what there were."""
+
+    Kind: str
+    Name: str
+    Problem: str
+    Outcome: str
+    Images: int
+    Blobs: int
+    Layers: int
+    Disks: int
+    Found: int
+    Left: int
+
+
 class DiskUsage(TypedDict):
     """`GET /system/df`; bytes."""
 

@@ -1,13 +1,14 @@
 """The endpoints of the engine itself: Docker's `/version` and `/info`, ours under `/atoll/`."""
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, cast
 
 from atoll.client.client import Client
 from atoll.client.containers import encode_filters
 
 if TYPE_CHECKING:
-    from atoll.client.shapes import DiskUsage, Kernel, Object, Pruned
+    from atoll.client.shapes import CheckLine, DiskUsage, Kernel, Object, Pruned
 
 
 def version(client: Client) -> "Object":
@@ -38,6 +39,16 @@ def stop(client: Client, *, containers: bool = False, timeout_s: int | None = No
 def disk_usage(client: Client) -> "DiskUsage":
     """What takes room on the disk."""
     return cast("DiskUsage", client.get("/system/df"))
+
+
+def check(client: Client, *, repair: bool) -> "Iterator[CheckLine]":
+    """Have the store checked: a line for each thing that is wrong, and one with the sum."""
+    response = client.request("POST", "/atoll/check", {"repair": repair})
+    try:
+        for line in response.lines():
+            yield cast("CheckLine", json.loads(line))
+    finally:
+        response.close()
 
 
 def prune_volumes(client: Client, filters: Mapping[str, Sequence[str]]) -> "Pruned":

@@ -1,5 +1,6 @@
 """Images: references, content, layers and the disks that VMs see of them."""
 
+from atoll.image.check import Checked, Finding
 from atoll.image.disk import ComposedDisk
 from atoll.image.image import Image, Layer
 from atoll.image.layer import write_layer
@@ -12,8 +13,10 @@ from atoll.image.writable import make_writable_disk
 
 __all__ = [
     "ArchiveFormat",
+    "Checked",
     "ComposedDisk",
     "ContentStore",
+    "Finding",
     "Image",
     "Layer",
     "Limits",

@@ -15,6 +15,8 @@ from typing import Literal
 from atoll.errors import InvalidRequest, Unsupported
 from atoll.image.durable import new_file, write_fully
 
+DESCRIPTOR = "disk.vmdk"
+"""The file in a composed disk's directory."""
 FIRST_LAYER_FDSET = 100
 MOST_LAYERS = 127
 
@@ -64,18 +66,21 @@ def compose_disk(layers: Sequence[DiskLayer], directory: Path, ingest: Path) -> 
     extents = tuple(zip(accumulate(sizes, initial=0), sizes, strict=False))
     if len(layers) == 1:
         return ComposedDisk(layers[0].squashfs, "raw", extents)
-    descriptor = directory / "disk.vmdk"
+    descriptor = directory / DESCRIPTOR
     files = {FIRST_LAYER_FDSET + number: layer.squashfs for number, layer in enumerate(layers)}
     if not descriptor.exists():
         directory.mkdir(parents=True, exist_ok=True)
         with new_file(ingest) as new:
-            write_fully(new.file, _descriptor(sizes).encode())
+            write_fully(new.file, disk_descriptor(sizes).encode())
             new.keep_as(descriptor)
     return ComposedDisk(descriptor, "vmdk", extents, files)
 
 
-def _descriptor(sizes: list[int]) -> str:
-    """The VMDK descriptor; QEMU wants the comment above the extents, and `RW` although the node is read-only."""
+def disk_descriptor(sizes: Sequence[int]) -> str:
+    """The VMDK descriptor of layers of these sizes.
+
+    QEMU wants the comment above the extents, and `RW` although the node is read-only.
+    """
     extents = [
         f'RW {size // _SECTOR} FLAT "/dev/fdset/{FIRST_LAYER_FDSET + number}" 0' for number, size in enumerate(sizes)
     ]

@@ -8,7 +8,7 @@ import asyncio
 import re
 import shutil
 import tempfile
-from collections.abc import AsyncGenerator, AsyncIterator, Collection, Sequence, Set
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Sequence, Set
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -19,6 +19,7 @@ from atoll.errors import Conflict, InvalidRequest, NotFound
 from atoll.image.archive import ArchivedImage, read_archive
 from atoll.image.blobs import BlobStore
 from atoll.image.catalog import Catalog
+from atoll.image.check import Check, Checked, Finding
 from atoll.image.disk import ComposedDisk, DiskLayer, compose_disk, disk_key
 from atoll.image.feed import consume, consume_file
 from atoll.image.garbage import Garbage
@@ -192,6 +193,36 @@ class ContentStore:
             for diff_id, there in blobs.items()
         }
         return Usage(sizes, images)
+
+    async def check(
+        self, report: Callable[[Finding], Awaitable[None]], is_used: Callable[[str], bool], *, repair: bool
+    ) -> Checked:
+        """Hold everything to what it was when it came in, and with `repair` mend it; `is_used` by containers."""
+        async with self._garbage.busy():
+            check = Check(
+                self._catalog,
+                self._blobs,
+                self._layers,
+                self._disks,
+                self._writable,
+                self._ingest,
+                self._limits,
+                self._garbage,
+                is_used,
+                report,
+                repair=repair,
+            )
+            return await check.run()
+
+    async def take_checksum(self) -> bool:
+        """Take the checksum of a layer that has none, when all is quiet; whether there was one."""
+        async with self._garbage.busy():
+            for diff_id in self._catalog.layers_without_checksum():
+                with suppress(OSError):  # gone, or not to be read: that is for a check to say
+                    checksum = await asyncio.to_thread(self._layers.checksum, diff_id)
+                    self._catalog.record_checksum(diff_id, checksum)
+                    return True
+        return False
 
     async def tag(self, source: str, name: str) -> None:
         """Let `name` mean the image that `source` means; raises `NotFound`, `InvalidRequest`."""

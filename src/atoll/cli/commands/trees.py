@@ -61,6 +61,7 @@ system = Tree(
     "system",
     help="Manage the engine",
     entries={
+        "check": "check:check",
         "df": "usage:df",
         "info": "info:info",
         "kernel": "trees:kernel",
@@ -71,5 +72,5 @@ system = Tree(
         "stop": "engine:stop",
         "template": "trees:template",
     },
-    sections={"Commands": ["df", "info", "kernel", "logs", "prune", "start", "status", "stop", "template"]},
+    sections={"Commands": ["check", "df", "info", "kernel", "logs", "prune", "start", "status", "stop", "template"]},
 )
