@@ -125,3 +125,14 @@ def test_force_takes_the_name_and_leaves_the_container_its_image(command: Comman
     assert json.loads(atoll.ok("image", "inspect", image))[0]["Id"] == image
     atoll.ok("rm", "diver")
     assert f"deleted: {image}" in atoll.ok("image", "prune", "-f")
+
+
+def test_df_shows_volumes_and_prune_takes_anonymous_ones(command: Command, atoll: Command) -> None:
+    atoll.ok("volume", "create", "--opt", "size=16m", "kept")
+    atoll.ok("create", "--name", "swimmer", "-v", "/data", "reef:1")
+    volumes = json.loads(command.ok("system", "df", "--format", "json").splitlines()[2])
+    assert (volumes["TotalCount"], volumes["Active"]) == ("2", "1")
+    assert any(line.split()[:2] == ["kept", "0"] for line in command.ok("system", "df", "-v").splitlines())
+    atoll.ok("rm", "swimmer")
+    assert "Deleted Volumes:" in command.ok("system", "prune", "-f", "--volumes")
+    assert atoll.ok("volume", "ls", "-q") == "kept"

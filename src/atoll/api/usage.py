@@ -1,5 +1,7 @@
 """Routes about room on the disk: what takes it, and making some."""
 
+import asyncio
+
 from aiohttp import web
 
 from atoll.api.containers import container_sizes
@@ -7,7 +9,9 @@ from atoll.api.images import created_s, image_row
 from atoll.api.inspect import container_row
 from atoll.api.prune_filters import PruneFilter
 from atoll.api.requests import answer, engine_of
+from atoll.api.volumes import volume_json
 from atoll.engine.engine import Engine
+from atoll.engine.volume import Volume
 from atoll.errors import InvalidRequest
 from atoll.image import Image
 
@@ -15,7 +19,7 @@ _TYPES = ("container", "image", "volume", "build-cache")
 
 
 async def usage(request: web.Request) -> web.Response:
-    """What containers and images take; `type` asks for some of it."""
+    """What containers, images and volumes take; `type` asks for some of it."""
     engine = engine_of(request)
     types = request.query.getall("type", list(_TYPES))
     for kind in types:
@@ -38,7 +42,7 @@ async def usage(request: web.Request) -> web.Response:
     if "container" in types:
         found["Containers"] = await _containers(engine)
     if "volume" in types:
-        found["Volumes"] = []
+        found["Volumes"] = [await _volume_row(engine, volume) for volume in engine.volumes]
     if "build-cache" in types:
         found |= {"BuildCache": [], "BuilderSize": 0}
     return answer(found)
@@ -47,10 +51,19 @@ async def usage(request: web.Request) -> web.Response:
 async def _containers(engine: Engine) -> list[object]:
     return [
         container_row(
-            container.record, await engine.images.shown_name(container), await container_sizes(engine, container)
+            container.record,
+            engine.volumes,
+            await engine.images.shown_name(container),
+            await container_sizes(engine, container),
         )
         for container in engine.containers
     ]
+
+
+async def _volume_row(engine: Engine, volume: Volume) -> dict[str, object]:
+    used_bytes = await asyncio.to_thread(engine.volumes.used_bytes, volume)
+    usage_data = {"Size": used_bytes, "RefCount": len(engine.volumes.users(volume.name))}
+    return {**volume_json(engine, volume), "UsageData": usage_data}
 
 
 async def prune_images(request: web.Request) -> web.Response:

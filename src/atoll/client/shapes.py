@@ -57,6 +57,17 @@ class State(TypedDict, total=False):
     Error: str
 
 
+class Volume(TypedDict, total=False):
+    """One row of `GET /volumes`."""
+
+    Name: str
+    Driver: str
+    Scope: str
+    Mountpoint: str
+    Labels: dict[str, str] | None
+    UsageData: "VolumeUsage | None"
+
+
 class ContainerSettings(TypedDict, total=False):
     """Of a container's `Config`."""
 
@@ -139,13 +150,6 @@ class VolumeUsage(TypedDict, total=False):
     Size: int
 
 
-class VolumeSummary(TypedDict, total=False):
-    """A volume, as far as `df` shows it."""
-
-    Name: str
-    UsageData: VolumeUsage | None
-
-
 class CheckLine(TypedDict, total=False):
     """One line of `POST /atoll/check`: something wrong, or at the end how many of what there were."""
 
@@ -167,7 +171,7 @@ class DiskUsage(TypedDict):
     LayersSize: int
     Images: list[ImageSummary] | None
     Containers: list[ContainerSummary] | None
-    Volumes: list[VolumeSummary] | None
+    Volumes: list[Volume] | None
 
 
 class Progress(TypedDict, total=False):

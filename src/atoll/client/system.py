@@ -1,14 +1,13 @@
 """The endpoints of the engine itself: Docker's `/version` and `/info`, ours under `/atoll/`."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, cast
 
 from atoll.client.client import Client
-from atoll.client.containers import encode_filters
 
 if TYPE_CHECKING:
-    from atoll.client.shapes import CheckLine, DiskUsage, Kernel, Object, Pruned
+    from atoll.client.shapes import CheckLine, DiskUsage, Kernel, Object
 
 
 def version(client: Client) -> "Object":
@@ -49,11 +48,6 @@ def check(client: Client, *, repair: bool) -> "Iterator[CheckLine]":
             yield cast("CheckLine", json.loads(line))
     finally:
         response.close()
-
-
-def prune_volumes(client: Client, filters: Mapping[str, Sequence[str]]) -> "Pruned":
-    """Remove anonymous volumes that no container has."""
-    return cast("Pruned", client.post("/volumes/prune", {"filters": encode_filters(filters)}))
 
 
 def kernels(client: Client) -> "list[Kernel]":

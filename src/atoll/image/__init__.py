@@ -1,7 +1,7 @@
 """Images: references, content, layers and the disks that VMs see of them."""
 
 from atoll.image.check import Checked, Finding
-from atoll.image.disk import ComposedDisk
+from atoll.image.disk import ComposedDisk, glue
 from atoll.image.image import Image, Layer
 from atoll.image.layer import write_layer
 from atoll.image.limits import Limits
@@ -22,6 +22,7 @@ __all__ = [
     "Limits",
     "Reference",
     "Usage",
+    "glue",
     "make_writable_disk",
     "write_layer",
 ]

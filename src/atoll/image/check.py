@@ -182,7 +182,7 @@ class Check:
         if self._bad_layers.intersection(diff_ids):
             return  # that is the layer's trouble
         sizes = [self._layers.path(diff_id).stat().st_size for diff_id in diff_ids]
-        wanted = disk_descriptor(sizes).encode()
+        wanted = disk_descriptor(sizes)
         if not descriptor.exists() or await asyncio.to_thread(descriptor.read_bytes) == wanted:
             return
         outcome = Outcome.LEFT

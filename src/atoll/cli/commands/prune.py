@@ -1,10 +1,10 @@
 """`atoll container prune`, `atoll image prune` and `atoll system prune`: what nobody uses goes, after a question."""
 
-import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from atoll.cli.commands.ps import collect
+from atoll.cli.confirm import confirm
 from atoll.cli.errors import Failure
 from atoll.cli.flags import Kind, flag, switch
 from atoll.cli.session import Session
@@ -31,7 +31,7 @@ def containers(session: Session, filters: Filters, force: bool, arguments: Seque
     """Remove the containers that do not run."""
     from atoll.client import containers as endpoints
 
-    if force or _confirmed(session, "WARNING! This will remove all stopped containers."):
+    if force or confirm("WARNING! This will remove all stopped containers."):
         pruned = endpoints.prune(session.client, collect(filters))
         _show(session, "Deleted Containers", pruned["ContainersDeleted"] or (), pruned["SpaceReclaimed"])
 
@@ -44,7 +44,7 @@ def images(session: Session, everything: bool, filters: Filters, force: bool, ar
     """Remove the images that no container was made of."""
     from atoll.client import images as endpoints
 
-    if force or _confirmed(session, f"WARNING! This will remove {_UNUSED if everything else _DANGLING}."):
+    if force or confirm(f"WARNING! This will remove {_UNUSED if everything else _DANGLING}."):
         pruned = endpoints.prune(session.client, _with_dangling(filters, everything))
         _show(session, "Deleted Images", _image_lines(pruned), pruned["SpaceReclaimed"])
 
@@ -66,7 +66,7 @@ def system(
     """Remove stopped containers, with `--volumes` unused volumes, and unused images."""
     from atoll.client import containers as container_endpoints
     from atoll.client import images as image_endpoints
-    from atoll.client import system as system_endpoints
+    from atoll.client import volumes as volume_endpoints
 
     if volumes and any(name == "until" for name, _ in filters):
         raise Failure('ERROR: The "until" filter is not supported with "--volumes"')
@@ -77,25 +77,18 @@ def system(
     if filters:
         shown = "\n".join(f"  - {name}={value}" for name, value in sorted(filters))
         question += f"\n\n  Items to be pruned will be filtered with:\n{shown}"
-    if not force and not _confirmed(session, question + "\n"):
+    if not force and not confirm(question + "\n"):
         return
     client, wanted = session.client, collect(filters)
     pruned = container_endpoints.prune(client, wanted)
     freed = pruned["SpaceReclaimed"]
     _list(session, "Deleted Containers", pruned["ContainersDeleted"] or ())
     if volumes:
-        pruned = system_endpoints.prune_volumes(client, wanted)
+        pruned = volume_endpoints.prune(client, wanted)
         freed += pruned["SpaceReclaimed"]
         _list(session, "Deleted Volumes", pruned["VolumesDeleted"] or ())
     pruned = image_endpoints.prune(client, _with_dangling(filters, everything))
     _show(session, "Deleted Images", _image_lines(pruned), freed + pruned["SpaceReclaimed"])
-
-
-def _confirmed(session: Session, question: str) -> bool:
-    """Whether the user says yes to what is about to happen; no answer is no."""
-    sys.stdout.write(f"{question}\nAre you sure you want to continue? [y/N] ")
-    session.flush()
-    return sys.stdin.readline().strip().lower() == "y"
 
 
 def _with_dangling(filters: Filters, everything: bool) -> dict[str, list[str]]:

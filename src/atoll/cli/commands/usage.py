@@ -15,7 +15,7 @@ from atoll.cli.values.sizes import human_size
 from atoll.cli.verb import verb
 
 if TYPE_CHECKING:
-    from atoll.client.shapes import DiskUsage, VolumeSummary
+    from atoll.client.shapes import DiskUsage, Volume
 
 HEADERS = {
     "Type": "TYPE",
@@ -96,9 +96,9 @@ def _tables(used: "DiskUsage") -> str:
     )
 
 
-def _links(volume: "VolumeSummary") -> int:
+def _links(volume: "Volume") -> int:
     return (volume.get("UsageData") or {}).get("RefCount", 0)
 
 
-def _size(volume: "VolumeSummary") -> int:
+def _size(volume: "Volume") -> int:
     return max((volume.get("UsageData") or {}).get("Size", 0), 0)
