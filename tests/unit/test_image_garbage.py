@@ -1,8 +1,12 @@
-"""What is removed while something else is under way: nothing goes that is still needed, and all of the rest does."""
+"""What is removed while something else is under way: nothing goes that is still needed, and all of the rest does.
+
+And what a host that loses power finds: an image's files are there for good before the catalog names them.
+"""
 
 import asyncio
 import hashlib
 import json
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -14,6 +18,7 @@ from aiohttp.test_utils import TestServer
 from harness.archives import directory, file, tar
 
 from atoll.image import Checked, ContentStore, Finding
+from atoll.image.catalog import Catalog
 from atoll.store.database import Database
 
 ROOT = tar([directory("bin"), file("bin/sh", b"#!" * 1000)])
@@ -139,3 +144,66 @@ async def test_disks_are_composed_while_other_images_of_the_same_layers_go(store
         assert disk.path.exists()
         assert all(path.exists() for path in disk.files.values())
     assert (await check(store)).disks == 1
+
+
+class Disk:
+    """What would be left if the power went: of names and of bytes, that which was synced."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._written: set[str] = set()
+        self._named: dict[str, str] = {}
+        self.durable: set[str] = set()
+        fsync, rename, link = os.fsync, Path.rename, Path.hardlink_to
+
+        def sync(descriptor: int) -> None:
+            fsync(descriptor)
+            path = str(Path(f"/proc/self/fd/{descriptor}").readlink())
+            self._written.add(path)
+            self.durable |= {name for name, directory in self._named.items() if directory == path}
+
+        def name(path: Path, target: Path) -> Path:
+            self._name(path, target)
+            return rename(path, target)
+
+        def name_as_well(path: Path, target: Path) -> None:
+            self._name(target, path)
+            link(path, target)
+
+        monkeypatch.setattr(os, "fsync", sync)
+        monkeypatch.setattr(Path, "rename", name)
+        monkeypatch.setattr(Path, "hardlink_to", name_as_well)
+
+    def _name(self, path: Path, target: Path) -> None:
+        assert str(path) in self._written, f"{target.name} got its name before its bytes were on the disk"
+        self._named[str(target)] = str(target.parent)
+
+
+@pytest.mark.parametrize("how", ["pull", "load", "import"])
+async def test_a_power_cut_finds_no_image_without_its_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    disk = Disk(monkeypatch)
+    store = ContentStore(tmp_path / "content", Database(tmp_path / "atoll.db"))
+    missing: list[set[str]] = []
+    add = Catalog.add
+
+    def look(catalog: Catalog, *arguments: object, **named: object) -> None:
+        missing.append({str(path) for path in files(tmp_path)} - disk.durable)
+        add(catalog, *arguments, **named)  # type: ignore[arg-type]  # handed on as they are
+
+    monkeypatch.setattr(Catalog, "add", look)
+    registry = StallingRegistry()
+    registry.may_answer.set()
+    config, _ = image(ROOT)
+    entry = json.dumps([{"Config": "config.json", "RepoTags": ["reef:1"], "Layers": ["0.tar"]}]).encode()
+    archive = tar([file("0.tar", ROOT), file("config.json", config), file("manifest.json", entry)])
+
+    async def chunks() -> AsyncIterator[bytes]:
+        yield archive if how == "load" else ROOT
+
+    if how == "pull":
+        async with registry.serving() as host:
+            await store.pull(f"{host}/whole:1")
+    else:
+        await (store.load(chunks()) if how == "load" else store.import_(chunks(), "reef"))
+    assert missing == [set()]

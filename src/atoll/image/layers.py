@@ -5,7 +5,7 @@ from pathlib import Path
 from struct import Struct
 
 from atoll.errors import InvalidRequest
-from atoll.image.durable import new_file, sha256_of
+from atoll.image.durable import new_file, sha256_of, sync_directory
 from atoll.image.layer import WrittenLayer, write_layer
 from atoll.image.limits import Limits
 from atoll.image.tarstream import Source
@@ -77,6 +77,10 @@ class LayerStore:
                 self._sizes.pop(diff_id, None)
                 new.keep_as(self.path(diff_id))
         return checksum
+
+    def make_durable(self) -> None:
+        """Let the names of all layers that are here survive a power cut; blocks."""
+        sync_directory(self._root)
 
     def diff_ids(self) -> list[str]:
         """Every layer that is here."""
