@@ -13,7 +13,7 @@ from atoll.client.containers import encode_filters
 from atoll.client.http import Response
 
 if TYPE_CHECKING:
-    from atoll.client.shapes import ImageSummary, Object, ProgressLine, Removed
+    from atoll.client.shapes import ImageSummary, Object, ProgressLine, Pruned, Removed
 
 
 def list_images(
@@ -40,6 +40,11 @@ def remove(client: Client, image: str, *, force: bool, prune: bool) -> "list[Rem
     return cast("list[Removed]", client.delete(_path(image, ""), query))
 
 
+def prune(client: Client, filters: Mapping[str, Sequence[str]]) -> "Pruned":
+    """Remove images that nobody uses."""
+    return cast("Pruned", client.post("/images/prune", {"filters": encode_filters(filters)}))
+
+
 def pull(
     client: Client, repository: str, tag_name: str | None, *, platform: str | None, all_tags: bool = False
 ) -> "Iterator[ProgressLine]":
@@ -53,6 +58,16 @@ def load(client: Client, archive: Iterable[bytes], *, quiet: bool, platform: str
     query = {"quiet": quiet, "platform": platform}
     headers = {"Content-Type": "application/x-tar"}
     return _progress(client.request("POST", "/images/load", query, upload=archive, headers=headers))
+
+
+def save(client: Client, names: Sequence[str], *, archive_format: str | None) -> Iterator[bytes]:
+    """An archive of images, as it comes; raises `Unavailable` when it breaks off."""
+    query: list[tuple[str, str | int | bool | None]] = [("names", name) for name in names]
+    response = client.request("GET", "/images/get", [*query, ("format", archive_format)])
+    try:
+        yield from response.chunks()
+    finally:
+        response.close()
 
 
 def import_(

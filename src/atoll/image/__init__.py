@@ -1,20 +1,27 @@
 """Images: references, content, layers and the disks that VMs see of them."""
 
+from atoll.image.check import Checked, Finding
 from atoll.image.disk import ComposedDisk, glue
 from atoll.image.image import Image, Layer
 from atoll.image.layer import write_layer
 from atoll.image.limits import Limits
 from atoll.image.reference import Reference
+from atoll.image.save import ArchiveFormat
 from atoll.image.store import ContentStore
+from atoll.image.usage import Usage
 from atoll.image.writable import make_writable_disk
 
 __all__ = [
+    "ArchiveFormat",
+    "Checked",
     "ComposedDisk",
     "ContentStore",
+    "Finding",
     "Image",
     "Layer",
     "Limits",
     "Reference",
+    "Usage",
     "glue",
     "make_writable_disk",
     "write_layer",

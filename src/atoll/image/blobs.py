@@ -56,6 +56,7 @@ class BlobStore:
         """Open the store; `ingest` holds unfinished blobs and must be on the same file system."""
         self._directory = root / "sha256"
         self._directory.mkdir(parents=True, exist_ok=True)
+        sync_directory(root)
         self._ingest = ingest
 
     def path(self, digest: str) -> Path:
@@ -65,6 +66,13 @@ class BlobStore:
     def has(self, digest: str) -> bool:
         """Whether the blob is here, whole."""
         return self.path(digest).exists()
+
+    def size_bytes(self, digest: str) -> int:
+        """Bytes of the blob; -1 when it is not here."""
+        try:
+            return self.path(digest).stat().st_size
+        except FileNotFoundError:
+            return -1
 
     @contextmanager
     def writer(self, digest: str | None, *, limit_bytes: int, size_bytes: int | None = None) -> Iterator[BlobWriter]:
@@ -96,6 +104,10 @@ class BlobStore:
             with suppress(FileExistsError):  # another one brought the same
                 self.path(digest).hardlink_to(path)
             sync_directory(self._directory)
+
+    def make_durable(self) -> None:
+        """Let the names of all blobs that are here survive a power cut; blocks."""
+        sync_directory(self._directory)
 
     def read(self, digest: str, *, limit_bytes: int) -> bytes:
         """A small blob, verified; raises `NotFound`, or `InvalidRequest` when it is too large or was damaged."""
