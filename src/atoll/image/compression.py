@@ -2,14 +2,18 @@
 
 Media types are not asked: they are wrong often enough, and Docker does not ask them either. Output comes in pieces
 of bounded size, however much a few bytes of input unpack to.
+
+Gzip is read by zlib-ng: a Debian root of 126 MB in 0.18 s, where zlib takes 0.34 s. ISA-L, at 0.16 s, makes no pull
+shorter, and reads what strangers send with assembly written by hand.
 """
 
 import bz2
 import lzma
 import sys
-import zlib
 from collections.abc import Callable
 from typing import Protocol
+
+from zlib_ng import zlib_ng
 
 from atoll.errors import InvalidRequest
 from atoll.image.tarstream import Source
@@ -19,6 +23,7 @@ if sys.version_info >= (3, 14):
 else:
     from backports import zstd
 
+_GZIP_ERROR: type[Exception] = zlib_ng.error  # type: ignore[assignment]  # its stubs have an instance
 _CHUNK = 256 << 10
 _ZSTD_WINDOW_LOG = 27  # 128 MiB, what `zstd --long` uses
 _XZ_MEMORY_BYTES = 128 << 20
@@ -37,10 +42,10 @@ class _Decompressor(Protocol):
 
 
 class _Gzip:
-    """zlib's decompressor with the face of bz2's."""
+    """zlib-ng's decompressor with the face of bz2's."""
 
     def __init__(self) -> None:
-        self._inflate = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
+        self._inflate = zlib_ng.decompressobj(wbits=zlib_ng.MAX_WBITS | 16)
 
     @property
     def eof(self) -> bool:
@@ -94,7 +99,7 @@ class _Members:
                     raise InvalidRequest(f"the {self._name} data is cut off")
             try:
                 output = self._member.decompress(data, size)
-            except (zlib.error, zstd.ZstdError, lzma.LZMAError, OSError, ValueError) as error:
+            except (_GZIP_ERROR, zstd.ZstdError, lzma.LZMAError, OSError, ValueError) as error:
                 raise InvalidRequest(f"the {self._name} data is damaged: {error}") from error
             if self._member.eof:
                 self._rest = self._member.unused_data
