@@ -82,7 +82,7 @@ class _Feed:
         self._loop = asyncio.get_running_loop()
         self._has_room = asyncio.Event()
         self._is_full = False
-        """Whether the sender waits for room; it is told of it once, as every word to the loop costs the reader a turn."""
+        """Whether the sender waits for room. It is told once: every word to the loop costs the reader a turn."""
         self._changed = threading.Condition()
         self._chunks: deque[bytes] = deque()
         self._held_bytes = 0
