@@ -5,11 +5,13 @@ headers in the data of a damaged archive. This reader keeps names as bytes, stop
 and bounds what it holds. Formats: POSIX pax(1), GNU tar's manual ("Basic Tar Format", "Storing Sparse Files").
 """
 
+import base64
 import enum
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from struct import Struct
 from typing import Protocol
+from urllib.parse import unquote_to_bytes
 
 from atoll.errors import InvalidRequest
 
@@ -161,6 +163,10 @@ class TarReader:
             entry.major, entry.minor = _number(major), _number(minor)
         if pax:
             _apply_pax(entry, pax)
+            if long_path is not None and b"GNU.sparse.name" not in pax:
+                entry.path = long_path  # of a name told in both ways, Go's reader (hence Docker) takes this one
+            if long_link is not None:
+                entry.link = long_link
         if kind is Kind.FILE and entry.path.endswith(b"/"):
             entry.kind = kind = Kind.DIRECTORY  # as V7 archives have it
         # Of the others, some writers give a size and none have data (so does Go's reader, hence Docker).
@@ -297,6 +303,9 @@ def _apply_pax(entry: Entry, pax: dict[bytes, bytes]) -> None:
             entry.mtime_s = _seconds(value)
         elif key.startswith(b"SCHILY.xattr."):
             entry.xattrs[key[13:]] = value
+        elif key.startswith(b"LIBARCHIVE.xattr."):
+            # What bsdtar writes, most often beside the other: the name as in an address, the value in base 64.
+            entry.xattrs.setdefault(unquote_to_bytes(key[17:]), _base64(value))
 
 
 def _pax(data: bytes) -> tuple[dict[bytes, bytes], list[tuple[int, int]]]:
@@ -318,7 +327,7 @@ def _pax(data: bytes) -> tuple[dict[bytes, bytes], list[tuple[int, int]]]:
             pieces.append((offset, _decimal(value)))
             if len(pieces) > _MOST_SPARSE_PIECES:
                 raise _damaged("a sparse file has too many pieces")
-        elif not value and not key.startswith(b"SCHILY.xattr."):
+        elif not value and not key.startswith((b"SCHILY.xattr.", b"LIBARCHIVE.xattr.")):
             records.pop(key, None)  # an empty value takes the record back
         else:
             records[key] = value
@@ -359,6 +368,14 @@ def _decimal(raw: bytes) -> int:
     if not raw.isdigit() or len(raw) > 20:
         raise _damaged("a number in a PAX header is malformed")
     return int(raw)
+
+
+def _base64(raw: bytes) -> bytes:
+    """What `raw` stands for; bsdtar leaves the padding out."""
+    try:
+        return base64.b64decode(raw + b"=" * (-len(raw) % 4), validate=True)
+    except ValueError as error:
+        raise _damaged("an xattr in a PAX header is malformed") from error
 
 
 def _seconds(raw: bytes) -> int:
