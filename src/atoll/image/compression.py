@@ -25,6 +25,8 @@ else:
 
 _GZIP_ERROR: type[Exception] = zlib_ng.error  # type: ignore[assignment]  # its stubs have an instance
 _CHUNK = 256 << 10
+_FIRST_PORTION_BYTES = 4 << 10
+_MOST_EMPTY = 50_000
 _ZSTD_WINDOW_LOG = 27  # 128 MiB, what `zstd --long` uses
 _XZ_MEMORY_BYTES = 128 << 20
 
@@ -85,8 +87,11 @@ class _Members:
         self._name = name
         self._start = start
         self._member = start()
-        self._rest = b""
-        """Input that came after the end of a member."""
+        self._input = b""
+        self._at = 0
+        self._portion_bytes = _FIRST_PORTION_BYTES
+        self._empty = 0
+        """Members that held nothing, in a row."""
 
     def read(self, size: int, /) -> bytes:
         while True:
@@ -94,7 +99,7 @@ class _Members:
                 return b""
             data = b""
             if self._member.needs_input:
-                data, self._rest = self._rest or self._source.read(_CHUNK), b""
+                data = self._portion()
                 if not data:
                     raise InvalidRequest(f"the {self._name} data is cut off")
             try:
@@ -102,20 +107,37 @@ class _Members:
             except (_GZIP_ERROR, zstd.ZstdError, lzma.LZMAError, OSError, ValueError) as error:
                 raise InvalidRequest(f"the {self._name} data is damaged: {error}") from error
             if self._member.eof:
-                self._rest = self._member.unused_data
+                self._at -= len(self._member.unused_data)
             if output:
+                self._empty = 0
                 return output
+
+    def _portion(self) -> bytes:
+        """The next input: little for the beginning of a member, as what is beyond its end is copied again and again."""
+        self._fill()
+        data = self._input[self._at : self._at + self._portion_bytes]
+        self._at += len(data)
+        self._portion_bytes = min(2 * self._portion_bytes, _CHUNK)
+        return data
 
     def _begin_next(self) -> bool:
         """Start on the next member; what is padded with zeros is at its end."""
-        self._rest = (self._rest or self._source.read(_CHUNK)).lstrip(b"\0")
-        while not self._rest:
-            data = self._source.read(_CHUNK)
-            if not data:
-                return False
-            self._rest = data.lstrip(b"\0")
+        while self._fill() and not self._input[self._at]:
+            self._input, self._at = self._input[self._at :].lstrip(b"\0"), 0
+        if not self._input:
+            return False
+        self._empty += 1
+        if self._empty > _MOST_EMPTY:
+            raise InvalidRequest(f"the {self._name} data is refused: it has {_MOST_EMPTY} streams of nothing in a row")
         self._member = self._start()
+        self._portion_bytes = _FIRST_PORTION_BYTES
         return True
+
+    def _fill(self) -> bool:
+        """Have input at hand; False at the end of it."""
+        if self._at == len(self._input):
+            self._input, self._at = self._source.read(_CHUNK), 0
+        return bool(self._input)
 
 
 _MAGIC: tuple[tuple[bytes, Callable[[Source], Source]], ...] = (
