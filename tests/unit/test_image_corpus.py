@@ -49,7 +49,7 @@ def test_a_mutation_of_the_corpus_is_read_or_refused(target: str, data: st.DataO
 BOMBS = {
     "gzip": gzip.compress(bytes(64 << 20)),
     "gzip in gzip": gzip.compress(gzip.compress(bytes(64 << 20))),
-    "zstd": zstd.compress(bytes(256 << 20)),
+    "zstd": zstd.compress(bytes(64 << 20)),
     "a file of zeros": zstd.compress(tar([file("zeros", bytes(64 << 20))])),
     "small members of gzip": gzip.compress(bytes(1 << 20)) * 64,
     "members of nothing": gzip.compress(b"") * 200_000,
@@ -65,9 +65,8 @@ _MOST_MIB = 200
 def test_a_bomb_is_refused_without_taking_the_memory_of_the_host(name: str, tmp_path: Path) -> None:
     (tmp_path / "bomb").write_bytes(BOMBS[name])
     code = (
-        "import resource, sys; from pathlib import Path; from harness.hostile import layer, outcome;"
-        " data = Path(sys.argv[1]).read_bytes(); print(outcome(layer, data));"
-        " print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)"
+        "import sys; from pathlib import Path; from harness.hostile import layer, outcome;"
+        " print(outcome(layer, Path(sys.argv[1]).read_bytes())); print(Path('/proc/self/status').read_text())"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, tmp_path / "bomb"],
@@ -76,6 +75,6 @@ def test_a_bomb_is_refused_without_taking_the_memory_of_the_host(name: str, tmp_
         capture_output=True,
         text=True,
     )
-    said, peak_mib = done.stdout.splitlines()
+    said, _, status = done.stdout.partition("\n")
     assert said.startswith(("refused: ", "0 entries"))
-    assert int(peak_mib) < _MOST_MIB
+    assert int(status.partition("VmHWM:")[2].split()[0]) < _MOST_MIB * 1024

@@ -363,7 +363,8 @@ def pax(records: bytes) -> bytes:
     [
         (b"this is no tar archive" * 100, "no tar archive"),
         (b"\x7fELF" + bytes(2000), "no tar archive"),
-        (header()[:-1], "cut off"),
+        (header()[:-1], "no tar archive"),
+        (header() + header()[:-1], "cut off"),
         (header(size=b"00000001000"), "cut off"),
         (header(size=b"0000000000x"), "number"),
         (header(size=b"-1"), "number"),

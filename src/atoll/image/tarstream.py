@@ -92,6 +92,7 @@ class TarReader:
         self._left = 0
         """Bytes of the present entry's data that are unread."""
         self._padding = 0
+        self._has_begun = False
 
     def __iter__(self) -> Iterator[Entry]:
         while (entry := self._next()) is not None:
@@ -242,6 +243,7 @@ class TarReader:
             return None
         if not _checksum_fits(header):
             raise InvalidRequest("the file is no tar archive, or a damaged one: a header's checksum is wrong")
+        self._has_begun = True
         return header
 
     def _extension(self, header: bytes) -> bytes:
@@ -272,6 +274,8 @@ class TarReader:
             if not chunk:
                 if at_end is not None and not any(parts):
                     return at_end
+                if not self._has_begun:
+                    raise InvalidRequest("the file is no tar archive: it is shorter than the header of one")
                 raise InvalidRequest("the archive is cut off: its stream ended in the middle of an entry")
             parts.append(chunk)
             missing -= len(chunk)
