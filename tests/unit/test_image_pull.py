@@ -14,7 +14,7 @@ from aiohttp.test_utils import TestServer
 from harness.archives import directory, file, tar
 
 from atoll.errors import AtollError, InvalidRequest, NotFound, RegistryFailed
-from atoll.image import ContentStore
+from atoll.image import ContentStore, Patience, Registries
 from atoll.store.database import Database
 
 LAYER = gzip.compress(tar([directory("bin"), file("bin/sh", bytes(range(256)) * 5000)]), mtime=0)
@@ -89,13 +89,19 @@ async def serve(handler: Handler, stack: AsyncExitStack) -> str:
 
 @pytest.fixture
 def store(tmp_path: Path) -> ContentStore:
-    return ContentStore(tmp_path / "content", Database(tmp_path / "atoll.db"))
+    return open_store(tmp_path)
 
 
-@pytest.fixture(autouse=True)
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Between two tries nobody waits."""
-    monkeypatch.setattr("atoll.image.registry._MOST_PAUSE_S", 0.0)
+def open_store(root: Path, **about: object) -> ContentStore:
+    """A store for which nobody waits between two tries, and not long for a registry that is silent."""
+    registries = Registries(patience=Patience(silence_s=1.0, most_pause_s=0.0), **about)  # type: ignore[arg-type]
+    return ContentStore(root / "content", Database(root / "atoll.db"), registries=registries)
+
+
+def left_behind(root: Path) -> list[Path]:
+    """What lies in a store, other than the beginnings of blobs that the next pull goes on with."""
+    files = [found for found in (root / "content").rglob("*") if found.is_file()]
+    return [file for file in files if file.parent.name != "partial"]
 
 
 async def test_an_image_is_pulled_with_dockers_progress(store: ContentStore, host: str) -> None:
@@ -203,7 +209,7 @@ async def test_a_bad_answer_is_one_clear_error_and_leaves_nothing(
     registry.replaced[path] = handler
     with pytest.raises(error, match=why):
         await store.pull(f"{host}/reef:1")
-    assert not [found for found in (tmp_path / "content").rglob("*") if found.is_file()]
+    assert not left_behind(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -365,7 +371,7 @@ async def test_a_cancelled_pull_leaves_nothing(
     with pytest.raises(asyncio.CancelledError):
         await pulling
     release.set()
-    assert not [found for found in (tmp_path / "content").rglob("*") if found.is_file()]
+    assert not left_behind(tmp_path)
 
 
 async def test_pulls_of_the_same_image_at_once_fetch_its_layer_once(

@@ -33,7 +33,7 @@ from atoll.engine.templates import Templates
 from atoll.engine.timings import LastTimings
 from atoll.engine.vms import VmMaker
 from atoll.errors import AtollError, NotModified
-from atoll.image import ContentStore, Limits
+from atoll.image import DOCKERS_CERTIFICATES, ContentStore, Limits, Patience, Registries
 from atoll.kernel import KernelStore, agent_path
 from atoll.model.container import ContainerState
 from atoll.paths import Paths
@@ -142,6 +142,15 @@ def promised_mib(containers: Registry[Container], settings: Settings) -> int:
     return sum(vm_memory_mib(record.config.memory_bytes, settings) for record in records if record.has_vm)
 
 
+def _registries(paths: Paths, settings: Settings) -> Registries:
+    return Registries(
+        insecure=frozenset(settings.insecure_registries),
+        mirrors=settings.registry_mirrors,
+        certificates=(DOCKERS_CERTIFICATES, paths.settings_file.parent / "certs.d"),
+        patience=Patience(silence_s=settings.registry_timeout_s),
+    )
+
+
 @asynccontextmanager
 async def open_engine(paths: Paths, settings: Settings) -> AsyncIterator[Engine]:
     """The engine of `paths`, its containers adopted; raises `Conflict` when another one has them, `Unavailable`."""
@@ -155,7 +164,7 @@ async def open_engine(paths: Paths, settings: Settings) -> AsyncIterator[Engine]
             paths.content,
             database,
             limits=Limits(layer_bytes=settings.max_layer_bytes),
-            insecure_registries=settings.insecure_registries,
+            registries=_registries(paths, settings),
         )
         kernels = KernelStore(paths.kernels, agent_path())
         spawner = await stack.enter_async_context(Spawner())

@@ -75,17 +75,6 @@ class Reference:
         """The reference as users are shown it: `debian:bookworm`."""
         return self.familiar_repository + self._suffix
 
-    @property
-    def is_loopback(self) -> bool:
-        """Whether the registry is on this machine, so that plain HTTP to it crosses no network."""
-        host = self.domain.rpartition(":")[0] if re.search(r":\d+$", self.domain) else self.domain
-        if host.lower() == "localhost":
-            return True
-        try:
-            return ipaddress.ip_address(host.strip("[]")).is_loopback
-        except ValueError:
-            return False
-
     def tagged(self) -> "Reference":
         """The same with the tag `latest`, when there is neither tag nor digest."""
         return self if self.tag or self.digest else replace(self, tag=DEFAULT_TAG)
@@ -96,6 +85,17 @@ class Reference:
     @property
     def _suffix(self) -> str:
         return (f":{self.tag}" if self.tag else "") + (f"@{self.digest}" if self.digest else "")
+
+
+def is_loopback(address: str) -> bool:
+    """Whether `host` or `host:port` is this machine; an IPv6 address is in brackets."""
+    host = address.rpartition(":")[0] if re.search(r":\d+$", address) else address
+    if host.lower() == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
 
 
 def _split_domain(name: str) -> tuple[str, str]:

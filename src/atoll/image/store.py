@@ -8,10 +8,9 @@ import asyncio
 import re
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Collection, Sequence, Set
+from collections.abc import AsyncIterator, Mapping, Sequence, Set
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from weakref import WeakValueDictionary
 
@@ -20,15 +19,16 @@ from atoll.image.archive import ArchivedImage, read_archive
 from atoll.image.blobs import BlobStore
 from atoll.image.catalog import Catalog
 from atoll.image.disk import ComposedDisk, DiskLayer, compose_disk, disk_key
+from atoll.image.download import ChunksFrom, Downloads, Report
 from atoll.image.feed import consume, consume_file
 from atoll.image.image import Image, Layer
 from atoll.image.layers import LayerStore
 from atoll.image.limits import DEFAULT_LIMITS, Limits
 from atoll.image.manifest import HOST, parse_config, parse_platform
 from atoll.image.oci import Descriptor, ImageConfig
-from atoll.image.pull import Report, fetch_layers, resolve, together
+from atoll.image.pull import fetch_layers, resolve, together
 from atoll.image.reference import Reference
-from atoll.image.registry import open_repository
+from atoll.image.registry import DEFAULT_REGISTRIES, Credentials, Registries, Scheme, open_sources
 from atoll.image.rootfs import check_changes, imported_config, store_layer
 from atoll.image.tarstream import Source
 from atoll.image.writable import make_writable_disk
@@ -50,11 +50,11 @@ class ContentStore:
         database: Database,
         *,
         limits: Limits = DEFAULT_LIMITS,
-        insecure_registries: Collection[str] = (),
+        registries: Registries = DEFAULT_REGISTRIES,
     ) -> None:
         """Open the store, made when it is missing, and sweep what a crash has left."""
         self._limits = limits
-        self._insecure_registries = frozenset(insecure_registries)
+        self._registries = registries
         self._ingest = root / "ingest"
         self._disks = root / "disks"
         self._writable = root / "writable"
@@ -64,6 +64,7 @@ class ContentStore:
         root.chmod(0o700)
         self._blobs = BlobStore(root / "blobs", self._ingest)
         self._layers = LayerStore(root / "layers", self._ingest)
+        self._downloads = Downloads(root / "partial", self._blobs, self._layers, limits)
         self._catalog = Catalog(database)
         self._configs: dict[str, ImageConfig] = {}
         self._making: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
@@ -119,18 +120,27 @@ class ContentStore:
             )
         return self._image(image_id)
 
-    async def pull(self, reference: str, platform: str | None = None, report: Report = lambda line: None) -> Image:
+    async def pull(
+        self,
+        reference: str,
+        platform: str | None = None,
+        report: Report = lambda line: None,
+        *,
+        scheme: Scheme = Scheme.AUTO,
+        credentials: Mapping[str, Credentials] | None = None,
+    ) -> Image:
         """Bring an image from its registry; `report` is told how it goes, in lines of Docker's progress stream.
 
-        Raises `NotFound`, `RegistryFailed`, `InvalidRequest` (a hostile or damaged layer), `OutOfSpace`.
+        `credentials` are by the host of a registry or mirror. Raises `NotFound`, `RegistryFailed`, `InvalidRequest`
+        (a hostile or damaged layer), `OutOfSpace`.
         """
         name = Reference.parse(reference).tagged()
         wanted = parse_platform(platform) if platform else HOST
-        async with self._busy(), open_repository(name, self._insecure_registries) as repository:
+        async with self._busy(), open_sources(name, self._registries, scheme, credentials) as sources:
             report({"status": f"Pulling from {name.path}", "id": name.digest or name.tag})
-            pulled = await resolve(repository, name, wanted, self._limits)
+            pulled = await resolve(sources, name, wanted, self._limits)
             before = self._catalog.find(name)
-            await fetch_layers(repository, pulled, self._layers.has, self._fetch_layer, report)
+            await fetch_layers(sources, pulled, self._layers.has, self._fetch_layer, self._downloads, report)
             documents = [await asyncio.to_thread(self._blobs.add, document) for document in pulled.documents]
             blobs = [(diff_id, layer.digest) for diff_id, layer in pulled.layers if self._blobs.has(layer.digest)]
             self._catalog.add(
@@ -253,24 +263,15 @@ class ContentStore:
                 path = self._blobs.path(digest)
                 await consume_file(path, lambda source: self._layers.make(source, diff_id, self._limits))
 
-    async def _fetch_layer(self, diff_id: str, descriptor: Descriptor, chunks: AsyncIterator[bytes]) -> None:
+    async def _fetch_layer(self, diff_id: str, descriptor: Descriptor, chunks: ChunksFrom) -> None:
         """Make a layer of a blob while it comes, and keep both."""
-        if self._blobs.has(descriptor.digest):
-            await self._make_layer(diff_id, descriptor.digest)
-            return
-        async with self._making_of(diff_id):
+        async with self._making_of(diff_id), self._downloads.alone(descriptor.digest):
             if self._layers.has(diff_id):
                 return
-            store = partial(
-                store_layer,
-                blobs=self._blobs,
-                layers=self._layers,
-                limits=self._limits,
-                diff_id=diff_id,
-                digest=descriptor.digest,
-                size_bytes=descriptor.size,
-            )
-            await consume(chunks, store)
+            if not self._blobs.has(descriptor.digest):
+                await self._downloads.fetch(diff_id, descriptor, chunks)
+                return
+        await self._make_layer(diff_id, descriptor.digest)
 
     def _making_of(self, diff_id: str) -> asyncio.Lock:
         return self._making.setdefault(diff_id, asyncio.Lock())
