@@ -36,7 +36,7 @@ ROOT = Tree(
         "Common Commands": ["run", "exec", "ps", "pull", "images", "version", "info"],
         "Management Commands": ["container", "image", "system"],
         "Commands": sorted(
-            {*CONTAINER_VERBS, "inspect", "import", "load", "rmi", "tag"} - {"run", "exec", "ps"},
+            {*CONTAINER_VERBS, "inspect", "import", "load", "rmi", "save", "tag"} - {"run", "exec", "ps"},
         ),
     },
     params=[

@@ -55,6 +55,16 @@ def load(client: Client, archive: Iterable[bytes], *, quiet: bool, platform: str
     return _progress(client.request("POST", "/images/load", query, upload=archive, headers=headers))
 
 
+def save(client: Client, names: Sequence[str], *, archive_format: str | None) -> Iterator[bytes]:
+    """An archive of images, as it comes; raises `Unavailable` when it breaks off."""
+    query: list[tuple[str, str | int | bool | None]] = [("names", name) for name in names]
+    response = client.request("GET", "/images/get", [*query, ("format", archive_format)])
+    try:
+        yield from response.chunks()
+    finally:
+        response.close()
+
+
 def import_(
     client: Client,
     source: Iterable[bytes],

@@ -70,6 +70,13 @@ class BlobStore:
         """Whether the blob is here, whole."""
         return self.path(digest).exists()
 
+    def size_bytes(self, digest: str) -> int:
+        """Bytes of the blob; -1 when it is not here."""
+        try:
+            return self.path(digest).stat().st_size
+        except FileNotFoundError:
+            return -1
+
     @contextmanager
     def writer(self, digest: str | None, *, limit_bytes: int, size_bytes: int | None = None) -> Iterator[BlobWriter]:
         """Write a blob; it is kept when the block ends well and its bytes have `digest` and `size_bytes`, if given.

@@ -139,6 +139,31 @@ class Catalog:
             self._database.execute("DELETE FROM image WHERE id = ?", (image_id,))
             self._database.execute("DELETE FROM layer_blob WHERE diff_id NOT IN (SELECT diff_id FROM image_layer)")
 
+    def tags(self, repository: str) -> list[tuple[Reference, str]]:
+        """Every name with a tag in `repository`, and the image that it means."""
+        query = "SELECT tag, image_id FROM image_name WHERE repository = ? ORDER BY tag"
+        rows = self._database.query(query, (repository,))
+        return [(_reference(repository, tag=row[0]), row[1]) for row in rows]
+
+    def documents(self, image_id: str) -> list[str]:
+        """The digests of an image's documents, those that came last first."""
+        query = "SELECT digest FROM image_document WHERE image_id = ? ORDER BY rowid DESC"
+        return [row[0] for row in self._database.query(query, (image_id,))]
+
+    def diff_ids(self, image_id: str) -> list[str]:
+        """The layers of an image, bottom first."""
+        query = "SELECT diff_id FROM image_layer WHERE image_id = ? ORDER BY position"
+        return [row[0] for row in self._database.query(query, (image_id,))]
+
+    def layer_blobs(self, diff_id: str) -> tuple[str, ...]:
+        """The blobs that unpack to a layer."""
+        query = "SELECT digest FROM layer_blob WHERE diff_id = ? ORDER BY digest"
+        return tuple(row[0] for row in self._database.query(query, (diff_id,)))
+
+    def make_durable(self) -> None:
+        """Let all that was said so far survive a power cut; blocks."""
+        self._database.make_durable()
+
     def live(self) -> Live:
         """What must be kept."""
         disks: dict[str, list[str]] = {}

@@ -1,15 +1,15 @@
 """The content store: images come in by load, import and pull, and go out as disks.
 
-Files first, then the entry in the catalog, in this order on the way in and the other on the way out: a crash leaves at
-most files that nobody names, which the next start removes. One engine owns a store at a time.
+Files first, then the entry in the catalog: a crash leaves at most files that nobody names, which the next start removes
+(`garbage.py`). One engine owns a store at a time.
 """
 
 import asyncio
 import re
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Mapping, Sequence, Set
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence, Set
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from weakref import WeakValueDictionary
@@ -21,15 +21,18 @@ from atoll.image.catalog import Catalog
 from atoll.image.disk import ComposedDisk, DiskLayer, compose_disk, disk_key
 from atoll.image.download import ChunksFrom, Downloads, Report
 from atoll.image.feed import consume, consume_file
+from atoll.image.garbage import Garbage
 from atoll.image.image import Image, Layer
 from atoll.image.layers import LayerStore
 from atoll.image.limits import DEFAULT_LIMITS, Limits
 from atoll.image.manifest import HOST, parse_config, parse_platform
 from atoll.image.oci import Descriptor, ImageConfig
+from atoll.image.outgoing import KnownImage, outgoing_image
 from atoll.image.pull import fetch_layers, resolve, together
 from atoll.image.reference import Reference
 from atoll.image.registry import DEFAULT_REGISTRIES, Credentials, Registries, Scheme, open_sources
 from atoll.image.rootfs import check_changes, imported_config, store_layer
+from atoll.image.save import ArchiveFormat, archive_chunks
 from atoll.image.tarstream import Source
 from atoll.image.writable import make_writable_disk
 from atoll.store.database import Database
@@ -69,10 +72,8 @@ class ContentStore:
         self._configs: dict[str, ImageConfig] = {}
         self._making: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._converting = asyncio.Semaphore(_CONVERSIONS)
-        self._under_way = 0
-        self._has_garbage = False
-        if trash := self._sort_out():
-            shutil.rmtree(trash)
+        self._garbage = Garbage(self._catalog, self._blobs, self._layers, self._disks, self._ingest)
+        self._garbage.sweep()
 
     async def load(self, chunks: AsyncIterator[bytes]) -> list[str]:
         """Load every image of an archive (docker-archive or OCI layout, compressed or not) and return their names.
@@ -84,7 +85,7 @@ class ContentStore:
             with tempfile.TemporaryDirectory(dir=self._ingest) as scratch:
                 return read_archive(source, Path(scratch), self._blobs, self._limits)
 
-        async with self._busy():
+        async with self._garbage.busy():
             images = await consume(chunks, read)
             pairs = dict(pair for image in images for pair in image.layers)
             await together([self._make_layer(diff_id, digest) for diff_id, digest in pairs.items()])
@@ -98,6 +99,28 @@ class ContentStore:
                 )
         return [name for image in images for name in [n.familiar for n in image.names] or [image.image_id]]
 
+    async def save(
+        self, names: Sequence[str], archive_format: ArchiveFormat = ArchiveFormat.BOTH
+    ) -> AsyncGenerator[bytes, None]:
+        """An archive of the images that `names` mean, with those of the names that have a tag, piece by piece.
+
+        A repository alone stands for all its tags. Raises `NotFound` before the first piece; `InvalidRequest`, when a
+        blob was damaged, also later.
+        """
+        chosen: dict[str, list[Reference]] = {}
+        for name in names:
+            for image_id, reference in self._find_all(name):
+                chosen.setdefault(image_id, []).extend([reference] if reference is not None else [])
+        async with self._garbage.busy():
+            planned = []
+            for image_id, references in chosen.items():
+                known = self._known(image_id, references)
+                image = await asyncio.to_thread(outgoing_image, known, self._blobs, self._limits)
+                planned.append((image, tuple(dict.fromkeys(one for one in references if one.tag))))
+            chunks = archive_chunks(planned, archive_format)
+            while (chunk := await asyncio.to_thread(next, chunks, None)) is not None:
+                yield chunk
+
     async def import_(self, chunks: AsyncIterator[bytes], reference: str | None, changes: Sequence[str] = ()) -> Image:
         """Make an image of one layer from the tar of a root filesystem; `changes` are Dockerfile instructions.
 
@@ -105,7 +128,7 @@ class ContentStore:
         """
         names = [_name_to_give(reference)] if reference else []
         check_changes(changes)
-        async with self._busy():
+        async with self._garbage.busy():
             layer = await consume(chunks, lambda source: store_layer(source, self._blobs, self._layers, self._limits))
             if not layer.entries:
                 raise InvalidRequest("the archive is empty: a root filesystem is needed")
@@ -136,18 +159,20 @@ class ContentStore:
         """
         name = Reference.parse(reference).tagged()
         wanted = parse_platform(platform) if platform else HOST
-        async with self._busy(), open_sources(name, self._registries, scheme, credentials) as sources:
+        async with self._garbage.busy(), open_sources(name, self._registries, scheme, credentials) as sources:
             report({"status": f"Pulling from {name.path}", "id": name.digest or name.tag})
             pulled = await resolve(sources, name, wanted, self._limits)
             before = self._catalog.find(name)
+            # Blobs of layers that are here already, perhaps of an image that is removed meanwhile.
+            there = [(diff_id, blob) for diff_id, _ in pulled.layers for blob in self._catalog.layer_blobs(diff_id)]
             await fetch_layers(sources, pulled, self._layers.has, self._fetch_layer, self._downloads, report)
             documents = [await asyncio.to_thread(self._blobs.add, document) for document in pulled.documents]
-            blobs = [(diff_id, layer.digest) for diff_id, layer in pulled.layers if self._blobs.has(layer.digest)]
+            there += [(diff_id, layer.digest) for diff_id, layer in pulled.layers]
             self._catalog.add(
                 pulled.image_id,
                 diff_ids=pulled.config.diff_ids,
                 documents=documents,
-                layer_blobs=blobs,
+                layer_blobs=[(diff_id, blob) for diff_id, blob in there if self._blobs.has(blob)],
                 names=(replace(name, digest=None), replace(name, tag=None, digest=pulled.digest)),
             )
         report({"status": f"Digest: {pulled.digest}"})
@@ -195,12 +220,12 @@ class ContentStore:
                 f"conflict: unable to delete {_short(image_id)} (must be forced) - image is being used by a container"
             )
         removed = [{"Untagged": known.familiar} for known in going]
-        async with self._busy():
+        async with self._garbage.busy():
             if is_last and image_id not in in_use:
                 self._catalog.remove(image_id)
                 self._configs.pop(image_id, None)
                 removed.append({"Deleted": image_id})
-                self._has_garbage = True
+                self._garbage.expect()
             else:
                 for known in going:
                     self._catalog.unname(known)
@@ -216,7 +241,8 @@ class ContentStore:
             if not layer.squashfs.exists():
                 raise NotFound(f"layer {layer.diff_id} is not in the content store: load or pull the image again")
         directory = self._disks / disk_key([layer.diff_id for layer in layers])
-        return await asyncio.to_thread(compose_disk, layers, directory, self._ingest)
+        async with self._garbage.busy():
+            return await asyncio.to_thread(compose_disk, layers, directory, self._ingest)
 
     async def writable_disk(self, path: Path, size_bytes: int) -> None:
         """Make a container's empty writable layer at `path`; raises as `make_writable_disk` does."""
@@ -239,6 +265,24 @@ class ContentStore:
             if ids:
                 raise NotFound(f"image {name} is not one: {len(ids)} ids begin like that, write more of it")
         raise NotFound(f"image {name} is not here: pull it, or check the name with 'atoll images'")
+
+    def _find_all(self, name: str) -> Sequence[tuple[str, Reference | None]]:
+        """The images that `name` means, as `_find`; every tag of a repository whose name stands alone."""
+        with suppress(InvalidRequest):
+            reference = Reference.parse(name)
+            if not reference.tag and not reference.digest:
+                tags = self._catalog.tags(reference.repository)
+                if tags:
+                    return [(image_id, tag) for tag, image_id in tags]
+        return [self._find(name)]
+
+    def _known(self, image_id: str, references: Sequence[Reference]) -> KnownImage:
+        """What is known of an image; the manifest that it has in the repositories of `references` counts most."""
+        repositories = {reference.repository for reference in references}
+        here = [known.digest for known in self._catalog.digests(image_id) if known.repository in repositories]
+        documents = sorted(self._catalog.documents(image_id), key=lambda digest: digest not in here)
+        diff_ids = self._catalog.diff_ids(image_id)
+        return KnownImage(image_id, tuple(documents), tuple((id_, self._catalog.layer_blobs(id_)) for id_ in diff_ids))
 
     def _image(self, image_id: str) -> Image:
         config = self._configs.get(image_id)
@@ -275,35 +319,6 @@ class ContentStore:
 
     def _making_of(self, diff_id: str) -> asyncio.Lock:
         return self._making.setdefault(diff_id, asyncio.Lock())
-
-    @asynccontextmanager
-    async def _busy(self) -> AsyncIterator[None]:
-        """While anything is under way, files that no image names may be needed; afterwards they are garbage."""
-        self._under_way += 1
-        try:
-            yield
-        except BaseException:
-            self._has_garbage = True
-            raise
-        finally:
-            self._under_way -= 1
-            if self._has_garbage and not self._under_way and (trash := self._sort_out()):
-                self._has_garbage = False
-                await asyncio.shield(asyncio.to_thread(shutil.rmtree, trash))
-
-    def _sort_out(self) -> Path | None:
-        """Move what no image needs into a directory of its own, which may then be deleted at leisure."""
-        live = self._catalog.live()
-        disks = {disk_key(diff_ids) for diff_ids in live.disks}
-        garbage = [self._layers.path(diff_id) for diff_id in self._layers.diff_ids() if diff_id not in live.layers]
-        garbage += [self._blobs.path(digest) for digest in self._blobs.digests() if digest not in live.blobs]
-        garbage += [directory for directory in self._disks.iterdir() if directory.name not in disks]
-        if not garbage:
-            return None
-        trash = Path(tempfile.mkdtemp(dir=self._ingest, prefix="trash-"))
-        for number, path in enumerate(garbage):
-            path.rename(trash / str(number))
-        return trash
 
 
 def _name_to_give(text: str) -> Reference:

@@ -27,6 +27,7 @@ IMAGE_VERBS = {
     "load": "archives:load",
     "pull": "pull:pull",
     "rmi": "untag:rmi",
+    "save": "save:save",
     "tag": "tag:tag",
 }
 """Directly below `atoll`; `atoll image` has its own names for some."""

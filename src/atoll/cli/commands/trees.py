@@ -28,9 +28,10 @@ image = Tree(
         "pull": IMAGE_VERBS["pull"],
         "remove": IMAGE_VERBS["rmi"],
         "rm": IMAGE_VERBS["rmi"],
+        "save": IMAGE_VERBS["save"],
         "tag": IMAGE_VERBS["tag"],
     },
-    sections={"Commands": ["import", "inspect", "load", "ls", "pull", "rm", "tag"]},
+    sections={"Commands": ["import", "inspect", "load", "ls", "pull", "rm", "save", "tag"]},
 )
 
 kernel = Tree(
