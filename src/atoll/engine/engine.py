@@ -160,11 +160,12 @@ async def open_engine(paths: Paths, settings: Settings) -> AsyncIterator[Engine]
         stack.enter_context(engine_lock(paths.lock))
         database = Database(paths.database)
         stack.callback(database.close)
+        registries = _registries(paths, settings)
         content = ContentStore(
             paths.content,
             database,
             limits=Limits(layer_bytes=settings.max_layer_bytes),
-            registries=_registries(paths, settings),
+            registries=registries,
         )
         kernels = KernelStore(paths.kernels, agent_path())
         spawner = await stack.enter_async_context(Spawner())
@@ -203,7 +204,7 @@ async def open_engine(paths: Paths, settings: Settings) -> AsyncIterator[Engine]
             vms=vms,
             templates=templates,
             pool=pool,
-            images=Images(content, registry, events),
+            images=Images(content, registries, registry, events),
             kernels=kernels,
             accelerators=accelerators,
             execs=Execs(tasks),

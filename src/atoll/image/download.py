@@ -20,11 +20,9 @@ from atoll.image.feed import consume
 from atoll.image.layers import LayerStore
 from atoll.image.limits import Limits
 from atoll.image.oci import Descriptor
+from atoll.image.progress import Line, Report
 from atoll.image.tarstream import Source
 
-Line = dict[str, object]
-Report = Callable[[Line], None]
-"""Told how something goes, in lines of Docker's progress stream."""
 ChunksFrom = Callable[[int], AsyncGenerator[bytes, None]]
 """The bytes of a blob from the given one on."""
 

@@ -1,23 +1,22 @@
 """`pull`: an image from a registry, layer by layer, several at once, each made runnable while it downloads."""
 
 import asyncio
-import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection
 from contextlib import aclosing
 from dataclasses import dataclass
 
 from atoll.errors import InvalidRequest, NotFound, RegistryFailed
 from atoll.image.blobs import digest_of
-from atoll.image.download import ChunksFrom, Downloads, Line, Report
+from atoll.image.download import ChunksFrom, Downloads
 from atoll.image.limits import Limits
 from atoll.image.manifest import choose, parse_config, parse_manifest, runs_on
 from atoll.image.oci import Descriptor, ImageConfig, Index, Manifest, Platform
+from atoll.image.progress import Pace, Report, progress_line
 from atoll.image.reference import Reference
 from atoll.image.registry import Sources
 
 _AT_ONCE = 3
 """Layers that are under way together; as Docker."""
-_REPORT_EVERY_S = 0.1
 
 
 @dataclass(frozen=True)
@@ -87,7 +86,7 @@ async def fetch_layers(
         if diff_id in wanted:
             continue
         wanted[diff_id] = descriptor
-        report(_line("Pulling fs layer", descriptor))
+        report(progress_line("Pulling fs layer", descriptor.digest))
 
     async def fetch_one(diff_id: str, descriptor: Descriptor) -> None:
         def chunks(begin: int) -> AsyncGenerator[bytes, None]:
@@ -95,14 +94,14 @@ async def fetch_layers(
             return _counted(coming, descriptor, begin, lambda line: downloads.tell(descriptor.digest, line))
 
         if has(diff_id):
-            report(_line("Already exists", descriptor))
+            report(progress_line("Already exists", descriptor.digest))
             return
         if at_once.locked():
-            report(_line("Waiting", descriptor))
+            report(progress_line("Waiting", descriptor.digest))
         async with at_once:
             with downloads.watching(descriptor.digest, report):
                 await fetch(diff_id, descriptor, chunks)
-        report(_line("Pull complete", descriptor))
+        report(progress_line("Pull complete", descriptor.digest))
 
     await together([fetch_one(diff_id, descriptor) for diff_id, descriptor in wanted.items()])
 
@@ -129,20 +128,13 @@ async def _counted(
 ) -> AsyncGenerator[bytes, None]:
     """`chunks` of a blob from `begin` on, with their progress reported ten times a second."""
     done = begin
-    due = 0.0
+    pace = Pace()
     async with aclosing(chunks):
         async for chunk in chunks:
             done += len(chunk)
-            if (now := time.monotonic()) >= due:
-                due = now + _REPORT_EVERY_S
-                report(_line("Downloading", descriptor, done))
+            if pace.is_due():
+                report(progress_line("Downloading", descriptor.digest, done, descriptor.size))
             yield chunk
-    report(_line("Verifying Checksum", descriptor))
-    report(_line("Download complete", descriptor))
-    report(_line("Extracting", descriptor, done))
-
-
-def _line(status: str, descriptor: Descriptor, current: int | None = None) -> Line:
-    """One line of Docker's progress stream."""
-    detail = {} if current is None else {"current": current, "total": descriptor.size}
-    return {"status": status, "progressDetail": detail, "id": descriptor.digest.removeprefix("sha256:")[:12]}
+    report(progress_line("Verifying Checksum", descriptor.digest))
+    report(progress_line("Download complete", descriptor.digest))
+    report(progress_line("Extracting", descriptor.digest, done, descriptor.size))

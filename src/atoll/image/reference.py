@@ -87,6 +87,17 @@ class Reference:
         return (f":{self.tag}" if self.tag else "") + (f"@{self.digest}" if self.digest else "")
 
 
+def registry_domain(address: str) -> str:
+    """The registry that users and their configuration call `address`: a host, or an address with or without a scheme.
+
+    Nothing means the default one. Raises `InvalidRequest`.
+    """
+    host = re.sub(r"^https?://", "", address).partition("/")[0] or DEFAULT_DOMAIN
+    if not _DOMAIN.fullmatch(host):
+        raise InvalidRequest(f"{address!r} is no registry's address: write host or host:port")
+    return DEFAULT_DOMAIN if host in (f"index.{DEFAULT_DOMAIN}", f"registry-1.{DEFAULT_DOMAIN}") else host
+
+
 def is_loopback(address: str) -> bool:
     """Whether `host` or `host:port` is this machine; an IPv6 address is in brackets."""
     host = address.rpartition(":")[0] if re.search(r":\d+$", address) else address

@@ -19,7 +19,7 @@ from atoll.image.archive import ArchivedImage, read_archive
 from atoll.image.blobs import BlobStore
 from atoll.image.catalog import Catalog
 from atoll.image.disk import ComposedDisk, DiskLayer, compose_disk, disk_key
-from atoll.image.download import ChunksFrom, Downloads, Report
+from atoll.image.download import ChunksFrom, Downloads
 from atoll.image.feed import consume, consume_file
 from atoll.image.garbage import Garbage
 from atoll.image.image import Image, Layer
@@ -27,10 +27,14 @@ from atoll.image.layers import LayerStore
 from atoll.image.limits import DEFAULT_LIMITS, Limits
 from atoll.image.manifest import HOST, parse_config, parse_platform
 from atoll.image.oci import Descriptor, ImageConfig
+from atoll.image.origins import Origins
 from atoll.image.outgoing import KnownImage, outgoing_image
+from atoll.image.packing import Packing
+from atoll.image.progress import Report
 from atoll.image.pull import fetch_layers, resolve, together
+from atoll.image.push import Pusher
 from atoll.image.reference import Reference
-from atoll.image.registry import DEFAULT_REGISTRIES, Credentials, Registries, Scheme, open_sources
+from atoll.image.registry import ANONYMOUS, DEFAULT_REGISTRIES, Credentials, Registries, Scheme, open_sources
 from atoll.image.rootfs import check_changes, imported_config, store_layer
 from atoll.image.save import ArchiveFormat, archive_chunks
 from atoll.image.tarstream import Source
@@ -69,6 +73,9 @@ class ContentStore:
         self._layers = LayerStore(root / "layers", self._ingest)
         self._downloads = Downloads(root / "partial", self._blobs, self._layers, limits)
         self._catalog = Catalog(database)
+        packing = Packing(database, self._ingest)
+        self._origins = Origins(database)
+        self._pusher = Pusher(registries, packing, self._origins)
         self._configs: dict[str, ImageConfig] = {}
         self._making: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._converting = asyncio.Semaphore(_CONVERSIONS)
@@ -175,10 +182,56 @@ class ContentStore:
                 layer_blobs=[(diff_id, blob) for diff_id, blob in there if self._blobs.has(blob)],
                 names=(replace(name, digest=None), replace(name, tag=None, digest=pulled.digest)),
             )
+            self._origins.add(name, [layer.digest for _, layer in pulled.layers])
         report({"status": f"Digest: {pulled.digest}"})
         outcome = "Image is up to date" if before == pulled.image_id else "Downloaded newer image"
         report({"status": f"Status: {outcome} for {name.familiar}"})
         return self._image(pulled.image_id)
+
+    async def tags(
+        self, repository: str, *, scheme: Scheme = Scheme.AUTO, credentials: Mapping[str, Credentials] | None = None
+    ) -> Sequence[str]:
+        """The tags that a repository has in its registry; raises as `pull` does."""
+        reference = Reference.parse(repository)
+        async with open_sources(reference, self._registries, scheme, credentials) as sources:
+            return await sources.tags()
+
+    async def push(
+        self,
+        name: str,
+        report: Report = lambda line: None,
+        *,
+        scheme: Scheme = Scheme.AUTO,
+        credentials: Credentials = ANONYMOUS,
+    ) -> None:
+        """Put an image into the repository that its name says, or all of a repository that is named without a tag.
+
+        Raises `NotFound` when there is no such name here, `AccessDenied`, `RegistryFailed`, `OutOfSpace`.
+        """
+        reference = Reference.parse(name)
+        if reference.digest:
+            raise InvalidRequest(f"cannot push a digest reference: give {name!r} a tag")
+        tags = self._catalog.tags(reference.repository)
+        chosen = [(tag, image_id) for tag, image_id in tags if reference.tag in (None, tag.tag)]
+        if not chosen:
+            raise NotFound(f"An image does not exist locally with the tag: {reference.familiar}")
+        async with self._garbage.busy():
+            report({"status": f"The push refers to repository [{reference.repository}]"})
+            for tag, image_id in chosen:
+                known = self._known(image_id, [tag])
+                image = await asyncio.to_thread(outgoing_image, known, self._blobs, self._limits)
+                digest = await self._pusher.push(
+                    tag,
+                    image,
+                    [diff_id for diff_id, _ in known.layers],
+                    report,
+                    may_pack=image.manifest.descriptor.digest not in known.documents,
+                    scheme=scheme,
+                    credentials=credentials,
+                )
+                # The image may have been removed meanwhile.
+                if image_id in self._catalog.ids():
+                    self._catalog.name(replace(tag, tag=None, digest=digest), image_id)
 
     async def list(self) -> list[Image]:
         """Every image, those that came last first."""

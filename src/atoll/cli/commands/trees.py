@@ -1,6 +1,6 @@
-"""`atoll container`, `atoll image`, `atoll system` and its `kernel` and `template`: the same verbs by subject."""
+"""`atoll container`, `image`, `registry`, `system` and its `kernel` and `template`: the same verbs by subject."""
 
-from atoll.cli.commands.names import CONTAINER_VERBS, IMAGE_VERBS
+from atoll.cli.commands.names import CONTAINER_VERBS, IMAGE_VERBS, REGISTRY_VERBS
 from atoll.cli.tree import Tree
 
 container = Tree(
@@ -26,12 +26,20 @@ image = Tree(
         "load": IMAGE_VERBS["load"],
         "ls": IMAGE_VERBS["images"],
         "pull": IMAGE_VERBS["pull"],
+        "push": IMAGE_VERBS["push"],
         "remove": IMAGE_VERBS["rmi"],
         "rm": IMAGE_VERBS["rmi"],
         "save": IMAGE_VERBS["save"],
         "tag": IMAGE_VERBS["tag"],
     },
-    sections={"Commands": ["import", "inspect", "load", "ls", "pull", "rm", "save", "tag"]},
+    sections={"Commands": ["import", "inspect", "load", "ls", "pull", "push", "rm", "save", "tag"]},
+)
+
+registry = Tree(
+    "registry",
+    help="Manage logins at registries",
+    entries={**REGISTRY_VERBS, "list": "registry:list_", "ls": "registry:list_"},
+    sections={"Commands": ["list", "login", "logout"]},
 )
 
 kernel = Tree(

@@ -70,7 +70,11 @@ class Uploads:
                     await self._abandon(joined(self._exchange.endpoint, response.url, location))
                 return response.status == 201
 
-        return path != self._path and await self._exchange.persistently(attempt)
+        try:
+            return await self._exchange.persistently(attempt)
+        except AccessDenied:
+            # We may not read there: it is sent.
+            return False
 
     async def put_blob(self, digest: str, size_bytes: int, read: Read, progress: Progress) -> None:
         """Send a blob. Raises `AccessDenied`, `RegistryFailed`."""
