@@ -48,6 +48,21 @@ pub struct Mount {
     pub source: String,
     #[serde(default)]
     pub options: Vec<String>,
+    /// Where a volume lies.
+    #[serde(default)]
+    pub disk: Option<Disk>,
+    #[serde(default)]
+    pub extent: Option<Extent>,
+    /// An empty volume gets what the image has at the target.
+    #[serde(default)]
+    pub fill: bool,
+}
+
+impl Mount {
+    /// Whether it is a file or directory of the host: `source` is its number there.
+    pub fn is_share(&self) -> bool {
+        self.kind == crate::container::mount::SHARE
+    }
 }
 
 #[derive(Debug, Deserialize)]

@@ -13,7 +13,7 @@ use super::line::{self, Line};
 use super::rootfs;
 use crate::entropy;
 use crate::failure::{Code, During, Failure, Result};
-use crate::message::{Profile, Request, Start};
+use crate::message::{Mount, Profile, Request, Start};
 use crate::power;
 use crate::process::launch::{Ends, Launch};
 use crate::process::report::Reporter;
@@ -79,10 +79,12 @@ impl Understudy {
         self.line.send(&[&mask, payload].concat(), &descriptors).during("hand the request on")
     }
 
-    /// Gives it its root, upon which it becomes the container's program.
-    pub fn go(self, root: BorrowedFd<'_>) -> Performance {
+    /// Gives it its root, the host's directories if there are any, and its volumes, upon which it becomes the container's
+    /// program.
+    pub fn go(self, root: BorrowedFd<'_>, share: Option<BorrowedFd<'_>>, volumes: &[OwnedFd]) -> Performance {
+        let mounts: Vec<_> = std::iter::once(root).chain(share).chain(volumes.iter().map(AsFd::as_fd)).collect();
         // One that has ended meanwhile has reported why.
-        let _ = self.line.send(&[], &[root]);
+        let _ = self.line.send(&[], &mounts);
         Performance { child: self.child, cgroup: self.cgroup, mounts: self.mounts }
     }
 
@@ -108,12 +110,14 @@ fn enter(start: &Start, line: &Line) -> Result<()> {
     // Before anything of the container runs: clones of a template share the state of their random numbers.
     entropy::mix(&start.entropy).during("mix in the host's entropy")?;
     let files = rootfs::dress(start)?;
-    match line.receive() {
-        Ok((_, root)) => match root.first() {
-            Some(root) => rootfs::enter(start, files, root.as_fd()),
-            None => Err(Failure::new(Code::AgentFailed, "the container has no root")),
-        },
-        Err(_) => Err(Failure::new(Code::AgentFailed, "the container has no root")),
+    let mut mounts = line.receive().map(|(_, mounts)| mounts).unwrap_or_default().into_iter();
+    match mounts.next() {
+        Some(root) => {
+            let has_share = start.mounts.iter().any(Mount::is_share);
+            let share = if has_share { mounts.next() } else { None };
+            rootfs::enter(start, files, root.as_fd(), share, mounts)
+        }
+        None => Err(Failure::new(Code::AgentFailed, "the container has no root")),
     }
 }
 

@@ -4,7 +4,7 @@ Every device is there in every VM, so that a saved template fits all of them (do
 """
 
 AGENT = "0000:00:02.0"
-"""virtio-serial, with the port `org.atoll.agent`."""
+"""virtio-serial, with the ports `org.atoll.agent` and `org.atoll.share`."""
 ENTROPY = "0000:00:03.0"
 BALLOON = "0000:00:04.0"
 IMAGE = "0000:00:05.0"
@@ -12,10 +12,10 @@ IMAGE = "0000:00:05.0"
 WRITABLE = "0000:00:06.0"
 """virtio-blk: the container's own layer."""
 NETWORK = "0000:00:07.0"
-SHARE = "0000:00:08.0"
-"""virtio-9p, tag `share`; only where a directory is shared."""
 GROWTH = "0000:00:09.0"
 """virtio-mem: memory added while the VM runs."""
+VOLUMES = "0000:00:0a.0"
+"""virtio-blk: the volumes that the container may write, one after the other."""
 
 
 def device_number(slot: str) -> int:

@@ -47,4 +47,5 @@ TREES = {
     "registry": "trees:registry",
     "system": "trees:system",
     "version": "version:version",
+    "volume": "trees:volume",
 }

@@ -1,4 +1,4 @@
-"""`atoll container`, `image`, `registry`, `system` and its `kernel` and `template`: the same verbs by subject."""
+"""`atoll container`, `image`, `registry`, `volume`, `system` and what is below it: the same verbs by subject."""
 
 from atoll.cli.commands.names import CONTAINER_VERBS, IMAGE_VERBS, REGISTRY_VERBS
 from atoll.cli.tree import Tree
@@ -40,6 +40,21 @@ registry = Tree(
     help="Manage logins at registries",
     entries={**REGISTRY_VERBS, "list": "registry:list_", "ls": "registry:list_"},
     sections={"Commands": ["list", "login", "logout"]},
+)
+
+volume = Tree(
+    "volume",
+    help="Manage volumes",
+    entries={
+        "create": "volumes:create",
+        "inspect": "inspect:volume_inspect",
+        "list": "volumes:ls",
+        "ls": "volumes:ls",
+        "prune": "volumes:prune",
+        "remove": "volumes:rm",
+        "rm": "volumes:rm",
+    },
+    sections={"Commands": ["create", "inspect", "ls", "prune", "rm"]},
 )
 
 kernel = Tree(
