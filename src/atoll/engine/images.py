@@ -6,16 +6,23 @@ from atoll.engine.container import Container
 from atoll.engine.events import EventBus
 from atoll.engine.registry import Registry
 from atoll.errors import Conflict, NotFound
-from atoll.image import ContentStore, Image
+from atoll.image import ContentStore, Credentials, Image, Registries, Scheme, log_in
 
 
 class Images:
-    """Finds and removes images; loading and pulling go to `content` directly."""
+    """Finds and removes images; loading, pulling and pushing go to `content` directly."""
 
-    def __init__(self, content: ContentStore, containers: Registry[Container], events: EventBus) -> None:
+    def __init__(
+        self, content: ContentStore, registries: Registries, containers: Registry[Container], events: EventBus
+    ) -> None:
         self.content = content
+        self._registries = registries
         self._containers = containers
         self._events = events
+
+    async def log_in(self, domain: str, credentials: Credentials, scheme: Scheme) -> str:
+        """Whether the registry called `domain` takes `credentials`: raises as `atoll.image.log_in` does."""
+        return await log_in(domain, credentials, self._registries, scheme)
 
     def users(self, image_id: str) -> list[Container]:
         """The containers made of an image."""
