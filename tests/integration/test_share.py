@@ -102,12 +102,18 @@ async def test_files_belong_to_whom_they_belong_on_the_host(
 async def test_a_file_is_shown_without_its_neighbours(new_container: NewContainer, shown: Path) -> None:
     (shown / "one").write_text("one\n")
     (shown / "other").write_text("other\n")
-    exports = [Export(path=str(shown / "one"), target=target) for target in ("/etc/passwd", "/new/place/one")]
-    script = "cat /etc/passwd /new/place/one; echo more >> /new/place/one; ls /new/place; ls -d /etc/group"
+    exports = [Export(path=str(shown / "one"), target=target) for target in ("/etc/hosts", "/new/place/one")]
+    script = "cat /etc/hosts /new/place/one; echo more >> /new/place/one; ls /new/place; ls -d /etc/group"
     container = await new_container(script, *exports)
     assert (await container.run()).code == 0
     assert container.logged() == b"one\none\none\n/etc/group\n"
     assert (shown / "one").read_text() == "one\nmore\n"
+
+
+async def test_files_that_say_they_are_empty_are_read_all_the_same(new_container: NewContainer) -> None:
+    container = await new_container("cat /host/ostype", Export(path="/proc/sys/kernel", target="/host", read_only=True))
+    assert (await container.run()).code == 0
+    assert container.logged() == b"Linux\n"
 
 
 async def test_what_is_read_only_stays_so_whatever_root_does(new_container: NewContainer, shown: Path) -> None:
@@ -214,7 +220,7 @@ async def test_a_path_that_is_not_there_is_named(new_container: NewContainer, sh
 async def test_a_container_whose_server_is_killed_is_told_so(
     new_container: NewContainer, shown: Path, data: Export
 ) -> None:
-    container = await new_container("while echo x > /data/file; do :; done; echo lost", data)
+    container = await new_container("while echo x > /data/file; do :; done; cat /data/file; echo lost", data)
     await container.client.start()
     await until(lambda: (shown / "file").exists())
     os.kill(server_of(container.client), signal.SIGKILL)
