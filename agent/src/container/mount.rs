@@ -113,8 +113,9 @@ pub fn volume(mount: &message::Mount, volume: Option<OwnedFd>) -> Result<()> {
     let missing = || Failure::new(Code::AgentFailed, format!("cannot {what}: the volume is missing"));
     let volume = volume.ok_or_else(missing)?;
     let path = resolve(Path::new("/"), Path::new(&mount.target)).during(what)?;
+    let is_in_image = path.is_dir();
     let directory = directory(&path).during(what)?;
-    if mount.fill {
+    if mount.fill && is_in_image {
         super::fill::fill(&path, volume.as_fd()).during(format_args!("fill the volume at {}", mount.target))?;
     }
     if mount.options.iter().any(|option| option == "ro") {
