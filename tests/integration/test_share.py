@@ -17,7 +17,7 @@ from harness.kernel import UnpackedKernel
 from harness.runtime import sh
 from harness.starts import start_kind, wait_for_pool
 
-from atoll.errors import NotFound
+from atoll.errors import NotFound, StartFailed
 from atoll.model.container import Export
 from atoll.runtime.client import RuntimeClient
 from atoll.runtime.spawner import Spawner
@@ -215,6 +215,23 @@ async def test_a_path_that_is_not_there_is_named(new_container: NewContainer, sh
     container = await new_container("true", Export(path=str(shown / "nowhere"), target="/data"))
     with pytest.raises(NotFound, match=f"{shown}/nowhere, which the container is to see, is not there"):
         await container.client.start()
+
+
+async def test_a_kernel_without_fuse_runs_everything_else(
+    kernel: UnpackedKernel, busybox_tar: Path, data: Export, tmp_path: Path
+) -> None:
+    modules = tmp_path / kernel.modules.name
+    shutil.copytree(kernel.modules, modules, copy_function=os.symlink, ignore=shutil.ignore_patterns("fuse.ko*"))
+    directory = tmp_path / "guest"
+    directory.mkdir()
+    poorer = UnpackedKernel(kernel.image, modules)
+    guest = await asyncio.to_thread(make_guest, poorer, busybox_tar, directory)
+    async with Spawner() as spawner:
+        async with bundled_container(guest, spawner, tmp_path, ("true",), None, {}) as container:
+            assert (await container.run()).code == 0
+        async with bundled_container(guest, spawner, tmp_path, ("true",), None, {}, (data,)) as container:
+            with pytest.raises(StartFailed, match="the guest's kernel has no module fuse; choose another"):
+                await container.client.start()
 
 
 async def test_a_container_whose_server_is_killed_is_told_so(
