@@ -5,6 +5,7 @@ paths that are masked or read-only, limits. Source of the defaults: what `docker
 """
 
 import os
+import posixpath
 import time
 
 from atoll.errors import InvalidRequest
@@ -72,7 +73,7 @@ def start_request(
         growth_bytes=growth_mib << 20,
         root=Root(image=image, layers=layers, writable=writable, read_only=config.read_only),
         mounts=mounts,
-        files=identity_files(config, id),
+        files=_without_mounted(identity_files(config, id), mounts),
         sysctls=_SYSCTLS | config.sysctls,
         limits=limits(config),
         profile=profile(config),
@@ -91,6 +92,12 @@ def start_request(
             stdio=stdio,
         ),
     )
+
+
+def _without_mounted(files: dict[str, bytes], mounts: tuple[Mount, ...]) -> dict[str, bytes]:
+    """Docker leaves alone what the user mounts there (`-v hosts:/etc/hosts`)."""
+    targets = {posixpath.normpath(mount.target) for mount in mounts}
+    return {path: content for path, content in files.items() if path not in targets}
 
 
 def profile(config: ContainerConfig) -> Profile:
