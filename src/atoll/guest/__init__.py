@@ -1,6 +1,6 @@
 """What the host says to a guest: the agent's client, and the making of its requests."""
 
-from atoll.guest.agent import Agent
+from atoll.guest.agent import Agent, FileMethod
 from atoll.guest.start_request import exec_request, profile, start_request
 
-__all__ = ["Agent", "exec_request", "profile", "start_request"]
+__all__ = ["Agent", "FileMethod", "exec_request", "profile", "start_request"]

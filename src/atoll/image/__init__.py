@@ -1,20 +1,25 @@
 """Images: references, content, layers and the disks that VMs see of them."""
 
+from atoll.image.commit import Commit, merged_execution
 from atoll.image.disk import ComposedDisk
 from atoll.image.image import Image, Layer
 from atoll.image.layer import write_layer
 from atoll.image.limits import Limits
+from atoll.image.oci import Execution
 from atoll.image.reference import Reference
 from atoll.image.store import ContentStore
 from atoll.image.writable import make_writable_disk
 
 __all__ = [
+    "Commit",
     "ComposedDisk",
     "ContentStore",
+    "Execution",
     "Image",
     "Layer",
     "Limits",
     "Reference",
     "make_writable_disk",
+    "merged_execution",
     "write_layer",
 ]

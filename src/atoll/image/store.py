@@ -19,6 +19,7 @@ from atoll.errors import Conflict, InvalidRequest, NotFound
 from atoll.image.archive import ArchivedImage, read_archive
 from atoll.image.blobs import BlobStore
 from atoll.image.catalog import Catalog
+from atoll.image.commit import Commit, committed_config
 from atoll.image.disk import ComposedDisk, DiskLayer, compose_disk, disk_key
 from atoll.image.feed import consume, consume_file
 from atoll.image.image import Image, Layer
@@ -117,6 +118,27 @@ class ContentStore:
                 layer_blobs=((layer.diff_id, layer.blob),),
                 names=names,
             )
+        return self._image(image_id)
+
+    async def commit(
+        self, parent_id: str, chunks: AsyncIterator[bytes], reference: str | None, commit: Commit
+    ) -> Image:
+        """Make an image of another one and the tar of a layer above it; raises `NotFound`, and as `import_`."""
+        names = [_name_to_give(reference)] if reference else []
+        check_changes(commit.changes)
+        parent = self._image(parent_id).config
+        async with self._busy():
+            layer = await consume(chunks, lambda source: store_layer(source, self._blobs, self._layers, self._limits))
+            config, diff_ids = committed_config(parent, layer, commit)
+            image_id = await asyncio.to_thread(self._blobs.add, config)
+            self._catalog.add(
+                image_id,
+                diff_ids=diff_ids,
+                documents=(image_id,),
+                layer_blobs=((layer.diff_id, layer.blob),) if layer.entries else (),
+                names=names,
+            )
+            self._has_garbage = self._has_garbage or not layer.entries
         return self._image(image_id)
 
     async def pull(self, reference: str, platform: str | None = None, report: Report = lambda line: None) -> Image:
