@@ -71,6 +71,15 @@ class Attach(Struct, frozen=True, kw_only=True):
     close_stdin: bool = False
 
 
+class TakeStream(Struct, frozen=True, kw_only=True):
+    """Request `take_stream`: what the engine sends on it is for the request that names it next. Result: nil.
+
+    A stream that begins before its request is under way would lose what comes first.
+    """
+
+    stream: int
+
+
 class ExecStart(Struct, frozen=True, kw_only=True):
     """Request `exec`: runs `process` (its `stdio` names streams of this connection). Result: agent's `Started`."""
 

@@ -35,7 +35,7 @@ from atoll.model.agent import (
     WriteArchive,
 )
 from atoll.model.container import ExitStatus
-from atoll.model.runtime import Attach, Claim, ExecExit, ExecStart, ExecWait, RuntimeState, Stop, WaitLog
+from atoll.model.runtime import Attach, Claim, ExecExit, ExecStart, ExecWait, RuntimeState, Stop, TakeStream, WaitLog
 from atoll.runtime.address import connect
 
 Output = tuple[Literal["stdout", "stderr"], bytes]
@@ -217,6 +217,7 @@ class RuntimeClient:
     async def write_archive(self, path: str, archive: AsyncIterator[bytes], *, no_overwrite_dir_non_dir: bool) -> None:
         """Extract a tar into a directory; raises `NotFound`, `InvalidRequest`, and what `archive` raises."""
         writer = self._connection.open_writer()
+        await self._connection.call("take_stream", TakeStream(stream=writer.stream), None, _SOON_S)
         asked = WriteArchive(path=path, stream=writer.stream, no_overwrite_dir_non_dir=no_overwrite_dir_non_dir)
         work = asyncio.ensure_future(self._connection.call("write_archive", asked, None, None))
         sending = asyncio.ensure_future(_send(archive, writer))

@@ -42,9 +42,8 @@ class Files:
         finally:
             sink.end()
 
-    async def write(self, engine: Connection, asked: WriteArchive) -> None:
-        """Extract what the engine sends; returns when that is done."""
-        source = engine.open_reader(asked.stream)
+    async def write(self, source: StreamReader, asked: WriteArchive) -> None:
+        """Extract what the engine sends on `source`; returns when that is done."""
         try:
             agent = self._container.agent_for_files()
             sink = agent.connection.open_writer()

@@ -20,11 +20,11 @@ import msgspec
 from msgspec import Raw, Struct
 
 import atoll
-from atoll.channel import PROTOCOL, Connection, decode
+from atoll.channel import PROTOCOL, Connection, StreamReader, decode
 from atoll.errors import Conflict, InvalidRequest
 from atoll.model.agent import Hello, ReadArchive, ReadChanges, ReadStream, Resize, Signal, StatPath, WriteArchive
 from atoll.model.container import BundleSpec, SpareSpec
-from atoll.model.runtime import Attach, Claim, ExecStart, ExecWait, Stop, WaitLog
+from atoll.model.runtime import Attach, Claim, ExecStart, ExecWait, Stop, TakeStream, WaitLog
 from atoll.runtime.address import listen
 from atoll.runtime.container import Container
 from atoll.runtime.execs import Execs
@@ -205,6 +205,7 @@ class _Requests:
     def __init__(self, server: _Server, connection: Connection) -> None:
         self._server = server
         self._connection = connection
+        self._taken: dict[int, StreamReader] = {}
 
     async def answer(self, method: str, parameters: Raw) -> Struct | None:
         """Carry out one request; raises what its method raises."""
@@ -223,8 +224,14 @@ class _Requests:
                 return await files.stat(decode(parameters, StatPath))
             case "read_archive":
                 await files.read(self._connection, method, decode(parameters, ReadArchive))
+            case "take_stream":
+                stream = decode(parameters, TakeStream).stream
+                self._taken[stream] = self._connection.open_reader(stream)
             case "write_archive":
-                await files.write(self._connection, decode(parameters, WriteArchive))
+                archive = decode(parameters, WriteArchive)
+                if (source := self._taken.pop(archive.stream, None)) is None:
+                    raise InvalidRequest(f"stream {archive.stream} was not taken before")
+                await files.write(source, archive)
             case "read_root" | "changes":
                 await files.read(self._connection, method, decode(parameters, ReadStream))
             case "read_changes":
