@@ -1,7 +1,7 @@
 """Images: references, content, layers and the disks that VMs see of them."""
 
 from atoll.image.commit import Commit, merged_execution
-from atoll.image.disk import ComposedDisk
+from atoll.image.disk import ComposedDisk, glue
 from atoll.image.image import Image, Layer
 from atoll.image.layer import write_layer
 from atoll.image.limits import Limits
@@ -19,6 +19,7 @@ __all__ = [
     "Layer",
     "Limits",
     "Reference",
+    "glue",
     "make_writable_disk",
     "merged_execution",
     "write_layer",
