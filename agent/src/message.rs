@@ -58,6 +58,13 @@ pub struct Mount {
     pub fill: bool,
 }
 
+impl Mount {
+    /// Whether it is a file or directory of the host: `source` is its number there.
+    pub fn is_share(&self) -> bool {
+        self.kind == crate::container::mount::SHARE
+    }
+}
+
 #[derive(Debug, Deserialize)]
 pub struct Rlimit {
     pub name: String,

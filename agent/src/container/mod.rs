@@ -6,6 +6,7 @@ mod line;
 pub mod mount;
 pub mod root;
 pub mod rootfs;
+mod share;
 pub mod understudy;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -21,12 +22,14 @@ use crate::stopwatch::Stopwatch;
 use crate::{entropy, memory};
 use cgroup::Cgroup;
 use root::Root;
+use share::Share;
 use understudy::Understudy;
 
 /// What exists of the container, and has to be taken apart.
 #[derive(Default)]
 pub struct Container {
     root: Root,
+    share: Option<Share>,
     cgroup: Option<Cgroup>,
     /// The mount namespace of its processes.
     mounts: Option<OwnedFd>,
@@ -55,13 +58,17 @@ impl Container {
         understudy.cgroup().limit(&start.limits)?;
         let root = self.root.mount(&start.root)?;
         stopwatch.done("root file system");
+        if start.mounts.iter().any(message::Mount::is_share) {
+            self.share = Some(Share::open()?);
+            stopwatch.done("host directories");
+        }
         let volumes = self.root.mount_volumes(&start.root.image, &start.mounts)?;
         if !volumes.is_empty() {
             stopwatch.done("volumes");
         }
         memory::wait_for(memory_bytes)?;
         stopwatch.done("memory");
-        let performance = understudy.go(root.as_fd(), &volumes);
+        let performance = understudy.go(root.as_fd(), self.share.as_ref().map(Share::mount), &volumes);
         self.cgroup = Some(performance.cgroup);
         self.mounts = Some(performance.mounts);
         Ok(performance.child)
@@ -115,6 +122,9 @@ impl Container {
     pub fn unmount(&mut self) {
         self.mounts = None;
         self.root.unmount();
+        if let Some(share) = self.share.take() {
+            share.close();
+        }
     }
 
     /// Leaves nothing of a container that has been taken apart.

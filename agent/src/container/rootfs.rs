@@ -11,6 +11,7 @@ use rustix::thread::UnshareFlags;
 
 use super::mount;
 use super::root::ROOT;
+use super::share::{self, Exports};
 use crate::failure::{During, Result};
 use crate::message::{Profile, Start};
 use crate::process::launch::INIT;
@@ -67,13 +68,16 @@ pub fn dress(start: &Start) -> Result<Files> {
     gather_files(start)
 }
 
-/// Enters `root` and makes it what `start` asks for; it becomes read-only last. `volumes` are in the order of the mounts.
+/// Enters `root` and makes it what `start` asks for; it becomes read-only last. `share` has what the host shows, `volumes`
+/// are in the order of the mounts.
 pub fn enter(
     start: &Start,
     files: Files,
     root: BorrowedFd<'_>,
+    share: Option<OwnedFd>,
     mut volumes: impl Iterator<Item = OwnedFd>,
 ) -> Result<()> {
+    let exports = share.map_or(Ok(Exports::new()), |share| share::exports(share.as_fd(), &start.mounts))?;
     attach_root(root).during("enter the container's root")?;
     for directory in STAGED {
         mount::relocate(&format!("{STAGE}{directory}"), &format!("{ROOT}{directory}"))?;
@@ -82,6 +86,7 @@ pub fn enter(
     for mount in &start.mounts {
         match mount.kind.as_str() {
             mount::VOLUME => mount::volume(mount, volumes.next())?,
+            mount::SHARE => mount::export(mount, exports.get(&mount.source).map(AsFd::as_fd))?,
             _ => mount::requested(mount)?,
         }
     }

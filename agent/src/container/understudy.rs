@@ -13,7 +13,7 @@ use super::line::{self, Line};
 use super::rootfs;
 use crate::entropy;
 use crate::failure::{Code, During, Failure, Result};
-use crate::message::{Profile, Request, Start};
+use crate::message::{Mount, Profile, Request, Start};
 use crate::power;
 use crate::process::launch::{self, Ends, Launch};
 use crate::process::report::Reporter;
@@ -79,9 +79,10 @@ impl Understudy {
         self.line.send(&[&mask, payload].concat(), &descriptors).during("hand the request on")
     }
 
-    /// Gives it its root and its volumes, upon which it becomes the container's program.
-    pub fn go(self, root: BorrowedFd<'_>, volumes: &[OwnedFd]) -> Performance {
-        let mounts: Vec<_> = std::iter::once(root).chain(volumes.iter().map(AsFd::as_fd)).collect();
+    /// Gives it its root, the host's directories if there are any, and its volumes, upon which it becomes the container's
+    /// program.
+    pub fn go(self, root: BorrowedFd<'_>, share: Option<BorrowedFd<'_>>, volumes: &[OwnedFd]) -> Performance {
+        let mounts: Vec<_> = std::iter::once(root).chain(share).chain(volumes.iter().map(AsFd::as_fd)).collect();
         // One that has ended meanwhile has reported why.
         let _ = self.line.send(&[], &mounts);
         Performance { child: self.child, cgroup: self.cgroup, mounts: self.mounts }
@@ -131,7 +132,11 @@ fn enter(start: &Start, line: &Line) -> Result<()> {
     let files = rootfs::dress(start)?;
     let mut mounts = line.receive().map(|(_, mounts)| mounts).unwrap_or_default().into_iter();
     match mounts.next() {
-        Some(root) => rootfs::enter(start, files, root.as_fd(), mounts),
+        Some(root) => {
+            let has_share = start.mounts.iter().any(Mount::is_share);
+            let share = if has_share { mounts.next() } else { None };
+            rootfs::enter(start, files, root.as_fd(), share, mounts)
+        }
         None => Err(Failure::new(Code::AgentFailed, "the container has no root")),
     }
 }

@@ -10,8 +10,8 @@ import shutil
 import struct
 import subprocess
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -166,16 +166,29 @@ def _replay_journal(disk: Path, uid: int | None) -> None:
         program = shutil.which("e2fsck", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
         if program is None:
             raise Unavailable("e2fsck is missing, which replays a volume's journal: install the package e2fsprogs")
-        done = subprocess.run(
-            [program, "-p", "-E", "journal_only", f"/proc/self/fd/{file.fileno()}"],
-            pass_fds=[file.fileno()],
-            user=uid,
-            group=uid,
-            extra_groups=[] if uid is not None else None,
-            capture_output=True,
-            text=True,
-            timeout=_REPLAY_S,
-        )
+        with _owned_by(file.fileno(), uid):
+            done = subprocess.run(
+                [program, "-p", "-E", "journal_only", f"/proc/self/fd/{file.fileno()}"],
+                pass_fds=[file.fileno()],
+                user=uid,
+                group=uid,
+                extra_groups=[] if uid is not None else None,
+                capture_output=True,
+                text=True,
+                timeout=_REPLAY_S,
+            )
     if done.returncode not in (0, 1):
         said = (done.stdout + done.stderr).strip().splitlines()[-1:] or [f"it ended with {done.returncode}"]
         raise Unavailable(f"the journal of volume {disk.parent.name} cannot be replayed: {said[0]}")
+
+
+@contextmanager
+def _owned_by(descriptor: int, uid: int | None) -> Iterator[None]:
+    """Let a user open the file by its descriptor: a program that is given a path under /proc opens the file anew."""
+    if uid is not None:
+        os.fchown(descriptor, uid, uid)
+    try:
+        yield
+    finally:
+        if uid is not None:
+            os.fchown(descriptor, os.geteuid(), os.getegid())

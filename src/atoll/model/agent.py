@@ -46,8 +46,9 @@ class Root(Struct, frozen=True, kw_only=True):
 class Mount(Struct, frozen=True, kw_only=True):
     """A mount inside the container, made after the root, in order.
 
-    `type` is a file system of the kernel's (tmpfs), or `volume`: the ext4 at `extent` of `disk`, read-only with the
-    option `ro`. With `fill` an empty volume gets what the image has at `target`.
+    `type` is a file system of the kernel's (tmpfs), or `share`: what the host exports under the number `source`, or
+    `volume`: the ext4 at `extent` of `disk`, read-only with the option `ro`. With `fill` an empty volume gets what the
+    image has at `target`.
     """
 
     target: str

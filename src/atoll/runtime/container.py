@@ -385,11 +385,11 @@ class Container:
                 watching = self.jobs.create_task(self._watch_vm(vm))
                 try:
                     await self._release_vm.wait()
-                    # Only a disk that somebody will see again needs to be unmounted.
+                    # Only what somebody will see again needs to be unmounted: disks, directories of the host.
                     is_seen_again = self.spec.writable_disk is not None and (
                         self._is_held or not self.spec.config.auto_remove
                     )
-                    is_kept = is_seen_again or self.spec.volumes is not None
+                    is_kept = is_seen_again or self.spec.volumes is not None or bool(self.spec.exports)
                     await vm.take_down(gently=is_kept and self._life.state is ContainerState.EXITED)
                 finally:
                     watching.cancel()
