@@ -60,10 +60,12 @@ def start_request(
     stdio: Stdio,
     mounts: tuple[Mount, ...] = (),
     growth_mib: int = 0,
+    hold: bool = False,
 ) -> Start:
     """The request that starts a container, here and now: it carries the time, and randomness for this start alone.
 
-    `growth_mib` of memory are on their way to the guest. Raises `InvalidRequest` for what nobody could carry out.
+    `growth_mib` of memory are on their way to the guest. With `hold` nothing of it runs. Raises `InvalidRequest` for
+    what nobody could carry out.
     """
     return Start(
         hostname=config.hostname,
@@ -78,6 +80,7 @@ def start_request(
         limits=limits(config),
         profile=profile(config),
         init=config.init,
+        hold=hold,
         process=Process(
             arguments=_arguments(config.entrypoint + config.command),
             environment=environment(config, terminal=config.terminal),
