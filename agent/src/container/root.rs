@@ -20,8 +20,9 @@ pub const ROOT: &str = "/container";
 const LAYERS: &str = "/layers";
 const WRITABLE: &str = "/writable";
 
-/// noinit_itable: the kernel must not write zeros all over a sparse file in the background.
-const EXT4_OPTIONS: &std::ffi::CStr = c"noinit_itable,errors=remount-ro";
+/// noinit_itable: the kernel must not write zeros all over a sparse file in the background. discard: what is deleted goes
+/// back to the host with the next commit of the journal.
+const EXT4_OPTIONS: &std::ffi::CStr = c"noinit_itable,discard,errors=remount-ro";
 
 #[derive(Default)]
 pub struct Root {
