@@ -2,7 +2,8 @@
 
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -83,33 +84,42 @@ def test_a_container_that_fills_its_disk_harms_nobody_else(start_container: Star
     assert container.exec("cat", "/root/small").stdout == "hello\n"
 
 
-def test_a_full_host_is_an_error_in_the_container_that_writes_and_no_hang(
+def test_a_full_host_is_an_error_in_the_container_that_writes_and_room_can_be_made(
     empty_engine: EngineUnderTest, kernel: UnpackedKernel, busybox_tar: Path
 ) -> None:
-    with small_disk(empty_engine.root, kib=160 << 10) as disk:
-        engine = engine_at(disk)
-        (disk / "atoll.toml").write_text("templates = false\n")
-        engine.start()
-        engine.atoll.ok("system", "kernel", "set", "--binary", kernel.image, "--modules", kernel.modules)
-        engine.atoll.ok("image", "import", busybox_tar, "busybox")
+    with small_disk(empty_engine.root, kib=160 << 10) as disk, _engine_on(disk, kernel, busybox_tar) as engine:
         neighbour, container = (
             Container(engine.atoll.ok("run", "-d", "busybox", "sleep", "100000"), engine) for _ in range(2)
         )
         _run(neighbour, "echo hello > /root/greeting && sync")
         filled = container.exec("dd", "if=/dev/zero", "of=/root/big", "bs=1M", "count=300", "conv=fsync")
         assert filled.code == 1
-        assert "error" in filled.stderr.lower() or "read-only" in filled.stderr.lower()
         # All that need no space go on.
         assert neighbour.exec("cat", "/root/greeting").stdout == "hello\n"
         assert container.exec("echo", "still here").stdout == "still here\n"
         assert (neighbour.status, container.status) == ("running", "running")
-        # The journal brings the disk back to what it was when the host's space ended.
         container.stop()
         engine.atoll.ok("rm", "-f", neighbour.id)
+        # The journal brings the disk back to what it was when the host's space ended.
         container.start()
         _run(container, "rm -f /root/big && echo more > /root/more && sync")
         container.stop()
         check = subprocess.run(["e2fsck", "-fn", _disk(container)], capture_output=True, text=True, check=False)
         assert check.returncode == 0, check.stdout
-        engine.atoll.ok("rm", "-f", container.id)
-        engine.stop()
+        engine.atoll.ok("rm", container.id)
+
+
+@contextmanager
+def _engine_on(disk: Path, kernel: UnpackedKernel, busybox_tar: Path) -> Iterator[EngineUnderTest]:
+    """An engine whose root is on a file system of its own."""
+    (disk / "atoll.toml").write_text("templates = false\n")
+    engine = engine_at(disk)
+    engine.start()
+    try:
+        engine.atoll.ok("system", "kernel", "set", "--binary", kernel.image, "--modules", kernel.modules)
+        engine.atoll.ok("image", "import", busybox_tar, "busybox")
+        yield engine
+    finally:
+        engine.atoll("system", "stop", "--containers", "--timeout", "0")
+        for process in engine.processes():
+            process.wait()

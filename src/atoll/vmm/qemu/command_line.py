@@ -185,8 +185,8 @@ def _disk(name: str, slot: str, *options: str) -> list[str]:
     return [
         # The node between device and file is what a running machine can be given another file by (blockdev-reopen).
         *("-blockdev", ",".join(("driver=raw", f"node-name={name}", f"file={first_node(name)}", *options))),
-        # One queue, whatever the number of CPUs: they are few, and mostly idle. werror: when the host has no space left,
-        # QEMU would stop the machine, and nobody would hear why; so the guest is told that the write has failed.
+        # One queue, whatever the number of CPUs: they are few, and mostly idle. werror: the guest is told when the host
+        # has no space left; QEMU would stop the machine, and nobody would hear why.
         *_device("virtio-blk-pci", slot, f"drive={name}", "num-queues=1", "werror=report"),
     ]
 
