@@ -22,6 +22,7 @@ mod processes;
 mod statistics;
 mod stopwatch;
 mod streams;
+mod verity;
 
 use std::process::ExitCode;
 

@@ -12,8 +12,9 @@ use rustix::mount::{MountFlags, UnmountFlags};
 use rustix::process::{Gid, Uid};
 
 use crate::device;
-use crate::failure::{During, Result};
+use crate::failure::{Code, During, Failure, Result};
 use crate::message;
+use crate::verity::Verified;
 
 /// Where the agent has the assembled root.
 pub const ROOT: &str = "/container";
@@ -28,6 +29,8 @@ const EXT4_OPTIONS: &std::ffi::CStr = c"noinit_itable,discard,errors=remount-ro"
 pub struct Root {
     /// Mount points, the last one made first to go.
     mounted: Vec<String>,
+    /// What layers are mounted from, if they are verified: to be closed when they are unmounted.
+    verified: Vec<Verified>,
     disks: Vec<PathBuf>,
 }
 
@@ -36,9 +39,15 @@ impl Root {
     pub fn mount(&mut self, root: &message::Root) -> Result<OwnedFd> {
         let image = device::disk(&root.image.pci)?;
         self.disks.push(image.clone());
+        if !root.trees.is_empty() && root.trees.len() != root.layers.len() {
+            return Err(Failure::new(Code::InvalidRequest, "there is not one hash tree for each layer"));
+        }
         let mut lower = Vec::new();
         for (number, &extent) in (1..).zip(&root.layers) {
-            let node = device::partition(&image, number, extent)?;
+            let mut node = device::partition(&image, number, extent)?;
+            if let Some(tree) = root.trees.get(number as usize - 1) {
+                node = self.verify(&image, number, &node, extent, root.layers.len(), tree)?;
+            }
             let target = format!("{LAYERS}/{number}");
             self.attach(&node, &target, "squashfs", MountFlags::RDONLY, None)?;
             lower.insert(0, target);
@@ -71,6 +80,23 @@ impl Root {
         super::mount::bind(ROOT).during("copy the root's mount")
     }
 
+    /// The node of a layer that is verified; the trees' partitions are numbered after those of the layers.
+    fn verify(
+        &mut self,
+        image: &Path,
+        number: u32,
+        layer: &Path,
+        extent: message::Extent,
+        layers: usize,
+        tree: &message::HashTree,
+    ) -> Result<PathBuf> {
+        let tree_node = device::partition(image, number + layers as u32, tree.place)?;
+        let verified = Verified::open(&format!("layer{number}"), layer, extent.size_bytes, &tree_node, &tree.root)?;
+        let node = verified.node.clone();
+        self.verified.push(verified);
+        Ok(node)
+    }
+
     fn attach(
         &mut self,
         source: &Path,
@@ -95,6 +121,7 @@ impl Root {
                 is_busy = true;
             }
         }
+        self.verified.clear();
         if is_busy {
             rustix::fs::sync();
         }

@@ -5,6 +5,8 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
+from msgspec.structs import replace
+
 from atoll.engine.bundle import new_bundle
 from atoll.engine.container import Container
 from atoll.engine.record import ContainerRecord
@@ -21,10 +23,15 @@ async def create_container(
     """A new container named `name` (None: at random), configured by `configure` once it has an id.
 
     With `drops_privileges` its QEMU gets a user id that no other container has. Raises `Conflict` for a name that is
-    taken, `OutOfSpace`, and what `configure` raises; nothing is left behind then.
+    taken, `OutOfSpace`, `NotFound` (a layer is gone), and what `configure` raises; nothing is left behind then.
     """
     container_id = secrets.token_hex(32)
     config = configure(container_id)
+    if services.settings.verify_images:
+        config = replace(config, verify=True)
+    if config.verify:
+        # What the image is now is what the container will be given, whatever becomes of the files before its start.
+        await content.image_disk(await content.get(config.image_id), verified=True)
     taken = services.registry.reserve(name, container_id)
     try:
 

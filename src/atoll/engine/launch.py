@@ -13,7 +13,7 @@ from atoll.engine.templates import Templates
 from atoll.engine.vms import VmMaker
 from atoll.errors import AtollError
 from atoll.image import ComposedDisk, ContentStore
-from atoll.model.agent import Extent
+from atoll.model.agent import Extent, HashTree
 from atoll.model.container import BundleSpec, ExitStatus, VmSpec
 from atoll.model.runtime import StartReport
 from atoll.paths import Paths
@@ -52,7 +52,9 @@ class RuntimeLauncher:
         """
         size = vm_size(record.config, self._settings)
         (kernel, vm), image = await asyncio.gather(self._vms.make(size), self._content.get(record.config.image_id))
-        disk, found = await asyncio.gather(self._content.image_disk(image), self._templates.find(kernel, vm))
+        disk, found = await asyncio.gather(
+            self._content.image_disk(image, verified=record.config.verify), self._templates.find(kernel, vm)
+        )
         run_dir = self._paths.run_dir(record.id)
         shutil.rmtree(run_dir, ignore_errors=True)
         try:
@@ -107,6 +109,7 @@ class RuntimeLauncher:
             image_format=disk.format,
             image_files={number: str(file) for number, file in disk.files.items()},
             layers=tuple(Extent(offset, size) for offset, size in disk.extents),
+            trees=tuple(HashTree(place=Extent(offset, size), root=root) for offset, size, root in disk.trees),
             writable_disk=None if config.read_only else str(bundle / WRITABLE),
             log_max_bytes=config.log_max_bytes or settings.log_max_mib << 20,
             log_max_files=config.log_max_files or settings.log_max_files,

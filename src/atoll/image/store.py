@@ -31,6 +31,7 @@ from atoll.image.reference import Reference
 from atoll.image.registry import open_repository
 from atoll.image.rootfs import check_changes, imported_config, store_layer
 from atoll.image.tarstream import Source
+from atoll.image.verity import TreeStore
 from atoll.image.writable import make_writable_disk
 from atoll.store.database import Database
 
@@ -64,6 +65,7 @@ class ContentStore:
         root.chmod(0o700)
         self._blobs = BlobStore(root / "blobs", self._ingest)
         self._layers = LayerStore(root / "layers", self._ingest)
+        self._trees = TreeStore(root / "verity", self._ingest, database)
         self._catalog = Catalog(database)
         self._configs: dict[str, ImageConfig] = {}
         self._making: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
@@ -196,17 +198,28 @@ class ContentStore:
                     self._catalog.unname(known)
         return removed
 
-    async def image_disk(self, image: Image) -> ComposedDisk:
-        """The disk that shows the image's layers as partitions, composed when it is wanted first.
+    async def image_disk(self, image: Image, *, verified: bool = False) -> ComposedDisk:
+        """The disk of the image's layers, composed when it is wanted first; `verified`: with their hash trees.
 
         Raises `NotFound` when a layer is gone, `InvalidRequest` and `Unsupported` for images that cannot run.
         """
-        layers = [DiskLayer(layer.diff_id, layer.squashfs) for layer in image.layers]
-        for layer in layers:
+        for layer in image.layers:
             if not layer.squashfs.exists():
                 raise NotFound(f"layer {layer.diff_id} is not in the content store: load or pull the image again")
-        directory = self._disks / disk_key([layer.diff_id for layer in layers])
-        return await asyncio.to_thread(compose_disk, layers, directory, self._ingest)
+        directory = self._disks / disk_key([layer.diff_id for layer in image.layers], verified=verified)
+
+        def compose() -> ComposedDisk:
+            layers = [
+                DiskLayer(
+                    layer.diff_id,
+                    layer.squashfs,
+                    self._trees.tree(layer.diff_id, layer.squashfs) if verified else None,
+                )
+                for layer in image.layers
+            ]
+            return compose_disk(layers, directory, self._ingest)
+
+        return await asyncio.to_thread(compose)
 
     async def writable_disk(self, path: Path, size_bytes: int) -> None:
         """Make a container's empty writable layer at `path`; raises as `make_writable_disk` does."""
@@ -293,9 +306,10 @@ class ContentStore:
     def _sort_out(self) -> Path | None:
         """Move what no image needs into a directory of its own, which may then be deleted at leisure."""
         live = self._catalog.live()
-        disks = {disk_key(diff_ids) for diff_ids in live.disks}
+        disks = {disk_key(diff_ids, verified=verified) for diff_ids in live.disks for verified in (False, True)}
         garbage = [self._layers.path(diff_id) for diff_id in self._layers.diff_ids() if diff_id not in live.layers]
         garbage += [self._blobs.path(digest) for digest in self._blobs.digests() if digest not in live.blobs]
+        garbage += self._trees.forget_all_but(live.layers)
         garbage += [directory for directory in self._disks.iterdir() if directory.name not in disks]
         if not garbage:
             return None

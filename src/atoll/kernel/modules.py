@@ -37,6 +37,7 @@ REQUIRED = (
 """Without one of these a kernel cannot run a container."""
 
 OPTIONAL = (
+    "dm_verity",  # for images that are verified
     "crc32c_generic",  # ext4 asks the crypto API for it by name; newer kernels have it as a library instead
     "9pnet_virtio",  # Debian's cloud kernel is built without 9p
     "9p",

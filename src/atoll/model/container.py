@@ -6,7 +6,7 @@ from typing import Literal
 
 from msgspec import Struct
 
-from atoll.model.agent import Extent, Rlimit, Terminal
+from atoll.model.agent import Extent, HashTree, Rlimit, Terminal
 
 
 class ContainerState(Enum):
@@ -68,6 +68,7 @@ class ContainerConfig(Struct, frozen=True, kw_only=True):
     memory_swap_bytes: int | None = None
     pids_limit: int | None = None
     disk_bytes: int | None = None
+    verify: bool = False
     rlimits: tuple[Rlimit, ...] = ()
     cap_add: tuple[str, ...] = ()
     cap_drop: tuple[str, ...] = ()
@@ -122,7 +123,8 @@ class BundleSpec(VmSpec, frozen=True, kw_only=True):
     """`config.json` of a bundle: all that a runtime needs to start its container, and nothing else.
 
     Paths are absolute. `image_disk` is the composed disk with the image's layers, `layers` are their places on it,
-    bottom first, `image_files` its parts by the number of the descriptor set that it names them with.
+    bottom first, `trees` what verifies them, if anything does; `image_files` are the disk's parts by the number of
+    the descriptor set that it names them with.
     """
 
     id: str
@@ -133,6 +135,7 @@ class BundleSpec(VmSpec, frozen=True, kw_only=True):
     image_format: Literal["raw", "vmdk"] = "raw"
     image_files: dict[int, str] = {}
     layers: tuple[Extent, ...]
+    trees: tuple[HashTree, ...] = ()
     writable_disk: str | None
     log_max_bytes: int
     log_max_files: int

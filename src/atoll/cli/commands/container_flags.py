@@ -106,6 +106,7 @@ FLAGS = (
     switch("-t", "--tty", help="Allocate a pseudo-TTY"),
     flag("--ulimit", kind=Kind("ulimit", limits.parse_ulimit), multiple=True, help="Ulimit options"),
     flag("-u", "--user", help="Username or UID (format: <name|uid>[:<group|gid>])"),
+    switch("--verify", help="Verify the image's content whenever it is read"),
     flag("-w", "--workdir", help="Working directory inside the container"),
 )
 """One line a flag, as Docker's help has them."""
@@ -162,6 +163,7 @@ class ContainerFlags:
     tty: bool
     ulimit: Sequence[dict[str, str | int]]
     user: str | None
+    verify: bool
     workdir: str | None
 
     def __init__(self, values: dict[str, object]) -> None:

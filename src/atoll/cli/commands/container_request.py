@@ -58,6 +58,7 @@ def _host_config(flags: ContainerFlags) -> "Object":
     logging = {"Type": flags.log_driver or "", "Config": key_values(flags.log_opt)}
     size = terminal_size() if flags.tty else None
     given: dict[str, object] = {
+        "Atoll": {"Verify": True} if flags.verify else None,
         "AutoRemove": flags.rm or None,
         "CapAdd": list(flags.cap_add) or None,
         "CapDrop": list(flags.cap_drop) or None,
