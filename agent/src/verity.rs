@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
-use crate::failure::{During, Result};
+use crate::boot;
+use crate::failure::{Code, During, Failure, Result};
 
 const CONTROL: &str = "/dev/mapper/control";
 const BLOCK_BYTES: u64 = 4096;
@@ -70,6 +71,13 @@ impl Verified {
     /// A read-only device `name` that shows `data`, of which every block is as `root`, by way of `tree`, says.
     pub fn open(name: &str, data: &Path, data_bytes: u64, tree: &Path, root: &[u8]) -> Result<Verified> {
         let what = format!("verify {}", data.display());
+        if !Path::new(CONTROL).exists() {
+            boot::load_on_demand();
+        }
+        if !Path::new(CONTROL).exists() {
+            let message = "the guest's kernel cannot verify an image: choose one with dm-verity, or leave out --verify";
+            return Err(Failure::new(Code::StartFailed, message));
+        }
         let control = control().during(&what)?;
         let device = call(&control, DEV_CREATE, name, 0, None).during(&what)?;
         // From here on its end removes it.
