@@ -72,8 +72,10 @@ $(agent): $(agent_sources) scripts/build-agent
 
 # What the integration tests run, fetched before the first of them starts its clock.
 .PHONY: test-images
-test-images: build/debian-bookworm.tar build/kernel-cache
+test-images: build/debian-bookworm.tar build/postgresql-bookworm.tar build/kernel-cache
 build/debian-bookworm.tar:
 	@scripts/make-debian-image $@
+build/postgresql-bookworm.tar:
+	@scripts/make-debian-image $@ postgresql
 build/kernel-cache:
 	@scripts/unpack-kernel linux-image-cloud-amd64 $@

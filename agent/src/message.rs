@@ -58,6 +58,14 @@ pub struct Mount {
     pub source: String,
     #[serde(default)]
     pub options: Vec<String>,
+    /// Where a volume lies.
+    #[serde(default)]
+    pub disk: Option<Disk>,
+    #[serde(default)]
+    pub extent: Option<Extent>,
+    /// An empty volume gets what the image has at the target.
+    #[serde(default)]
+    pub fill: bool,
 }
 
 #[derive(Debug, Deserialize)]

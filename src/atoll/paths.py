@@ -54,6 +54,11 @@ class Paths:
         return self.root / "spares"
 
     @property
+    def volumes(self) -> Path:
+        """One directory a volume, by name."""
+        return self.root / "volumes"
+
+    @property
     def engine_log(self) -> Path:
         """What the engine has to say; containers' output is in their bundles."""
         return self.root / "engine.log"

@@ -28,6 +28,9 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     disk_mib: Annotated[
         int, Meta(ge=16, description="Size in MiB of a container's writable layer; the file is sparse, so a quota.")
     ] = 10240
+    volume_mib: Annotated[
+        int, Meta(ge=16, description="Size in MiB of a volume without `--opt size`; the file is sparse, so a quota.")
+    ] = 10240
     log_max_mib: Annotated[int, Meta(ge=1, description="Size in MiB at which a container's log file is rotated.")] = 64
     log_max_files: Annotated[
         int, Meta(ge=1, description="Log files kept for each container, the current one included.")

@@ -21,11 +21,13 @@ class RecordingMachine:
         """Remember it."""
         self.asked.append(("grow", added_mib))
 
-    async def change_disks(self, image: DiskSource | None, writable: Path | None) -> None:
+    async def change_disks(
+        self, image: DiskSource | None, writable: Path | None, volumes: DiskSource | None = None
+    ) -> None:
         """Remember it, or fail as the test wants."""
         if self.disk_error is not None:
             raise self.disk_error
-        self.asked.append(("disks", image, writable))
+        self.asked.append(("disks", image, writable, volumes))
 
     async def quit(self, deadline_s: float = 5.0) -> None:
         """Remember it."""

@@ -236,6 +236,9 @@ class MemoryLauncher:
         """One that runs."""
         return self.runtimes.get(record.id)
 
+    def adopted(self, record: ContainerRecord) -> None:
+        """See `Launcher.adopted`."""
+
     def clean_up(self, record: ContainerRecord) -> None:
         """Nothing is left; remember whose."""
         self.cleaned_up.append(record.id)

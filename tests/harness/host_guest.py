@@ -165,7 +165,9 @@ class HostMachine:
     async def grow(self, added_mib: int) -> None:
         """Nothing to add."""
 
-    async def change_disks(self, image: DiskSource | None, writable: Path | None) -> None:
+    async def change_disks(
+        self, image: DiskSource | None, writable: Path | None, volumes: DiskSource | None = None
+    ) -> None:
         """Nothing to put them behind."""
 
     def set_priority(self, *, low: bool) -> None:
@@ -219,6 +221,7 @@ class HostVms:
                         report=StartReport(kind="cold"),
                         image=Disk(pci="0000:00:05.0"),
                         writable=None if spec.writable_disk is None else Disk(pci="0000:00:06.0"),
+                        volumes=Disk(pci="0000:00:0a.0"),
                     )
                 self.machine.end(0)
                 await asyncio.wait([serving])

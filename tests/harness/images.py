@@ -1,4 +1,4 @@
-"""The two images that tests run: busybox, made here in a moment, and Debian, made by `mmdebstrap` once a checkout."""
+"""The images that tests run: busybox, made here in a moment, and Debian, made by `mmdebstrap` once a checkout."""
 
 import io
 import os
@@ -41,6 +41,14 @@ def debian_root() -> Path:
     tar = Path(os.environ.get("ATOLL_TEST_DEBIAN", BUILD / "debian-bookworm.tar"))
     if not tar.exists():
         subprocess.run([script("make-debian-image"), tar], check=True)
+    return tar
+
+
+def postgresql_root() -> Path:
+    """The tar of a Debian 12 with PostgreSQL, made as `debian_root` is."""
+    tar = BUILD / "postgresql-bookworm.tar"
+    if not tar.exists():
+        subprocess.run([script("make-debian-image"), tar, "postgresql"], check=True)
     return tar
 
 

@@ -12,7 +12,7 @@ from atoll.errors import (
     AtollError,
 )
 from atoll.model.agent import Extent
-from atoll.model.container import BundleSpec, ContainerConfig, ExitStatus
+from atoll.model.container import BundleSpec, ContainerConfig, DiskFiles, ExitStatus
 from atoll.runtime import server
 from atoll.runtime.client import RuntimeClient, Session
 from atoll.runtime.logs import LogReader
@@ -83,7 +83,7 @@ def bundle_spec(tmp_path: Path, *command: str, **config: object) -> BundleSpec:
         run_dir=str(run_dir),
         kernel="",
         initramfs="",
-        image_disk="",
+        image=DiskFiles(path=""),
         layers=(Extent(0, 4096),),
         writable_disk="/writable",
         accelerator="tcg",

@@ -25,7 +25,7 @@ from atoll.image.layer import write_layer
 from atoll.image.writable import make_writable_disk
 from atoll.kernel import Kernel, KernelStore, agent_path
 from atoll.model.agent import Extent, Process
-from atoll.model.container import BundleSpec, ContainerConfig, ExitStatus
+from atoll.model.container import BundleSpec, ContainerConfig, DiskFiles, ExitStatus
 from atoll.runtime.client import RuntimeClient, Session
 from atoll.runtime.logs import LogReader
 from atoll.runtime.spawner import Spawner
@@ -120,9 +120,11 @@ async def _container(
         run_dir=str(run_dir),
         kernel=str(guest.kernel.image),
         initramfs=str(guest.kernel.initramfs),
-        image_disk=str(guest.disk.path),
-        image_format=guest.disk.format,
-        image_files={number: str(path) for number, path in guest.disk.files.items()},
+        image=DiskFiles(
+            path=str(guest.disk.path),
+            format=guest.disk.format,
+            files={number: str(path) for number, path in guest.disk.files.items()},
+        ),
         layers=tuple(Extent(offset, size) for offset, size in guest.disk.extents),
         writable_disk=str(bundle / "writable.img"),
         accelerator="tcg",

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from doubles.volumes import open_volumes
 
 from atoll.api.container_config import container_config
 from atoll.api.inspect import container_json
@@ -36,7 +37,8 @@ def configure(
     platform: str | None = None,
 ) -> ContainerConfig:
     request = {"Image": "box", "Cmd": ["true"], **body, "HostConfig": host or {}}
-    return container_config(decode(json.dumps(request).encode(), ContainerBody), of or image(), ID, platform)
+    decoded = decode(json.dumps(request).encode(), ContainerBody)
+    return container_config(decoded, of or image(), ID, platform, lambda _: ())
 
 
 @pytest.mark.parametrize(
@@ -131,11 +133,9 @@ def test_a_bad_value_is_refused_in_dockers_words(body: dict[str, object], host: 
 @pytest.mark.parametrize(
     ("body", "host"),
     [
-        ({"Volumes": {"/data": {}}}, {}),
         ({"MacAddress": "02:00:00:00:00:01"}, {}),
         ({"Healthcheck": {"Test": ["CMD", "true"]}}, {}),
         ({"NetworkingConfig": {"EndpointsConfig": {"reef": {}}}}, {}),
-        ({}, {"Binds": ["/x:/x"]}),
         ({}, {"PortBindings": {"80/tcp": [{"HostPort": "80"}]}}),
         ({}, {"PublishAllPorts": True}),
         ({}, {"Devices": [{"PathOnHost": "/dev/null"}]}),
@@ -146,7 +146,9 @@ def test_a_bad_value_is_refused_in_dockers_words(body: dict[str, object], host: 
         ({}, {"IpcMode": "host"}),
         ({}, {"UTSMode": "host"}),
         ({}, {"CgroupnsMode": "host"}),
-        ({}, {"Mounts": [{"Type": "bind", "Source": "/x", "Target": "/x"}]}),
+        ({}, {"Mounts": [{"Type": "npipe", "Source": "/x", "Target": "/x"}]}),
+        ({}, {"VolumeDriver": "nfs"}),
+        ({}, {"Binds": ["/x:/x:rshared"]}),
         ({}, {"SecurityOpt": ["seccomp={}"]}),
         ({}, {"MaskedPaths": []}),
         ({}, {"OomKillDisable": True}),
@@ -175,7 +177,8 @@ def test_an_image_of_another_platform_is_not_found() -> None:
 def test_inspect_gives_back_what_was_asked_for(tmp_path: Path) -> None:
     config = configure({"Tty": True}, host={"CapAdd": ["NET_ADMIN"], "NanoCpus": 500_000_000, "Tmpfs": {"/run": "ro"}})
     record = ContainerRecord(id=ID, name="reef", created_at=datetime(2026, 1, 1, tzinfo=UTC), config=config)
-    shown = container_json(record, Paths(tmp_path, tmp_path, tmp_path, tmp_path), [], {})
+    with open_volumes(tmp_path) as volumes:
+        shown = container_json(record, Paths(tmp_path, tmp_path, tmp_path, tmp_path), volumes, [], {})
     assert isinstance(shown, dict)
     host, state = shown["HostConfig"], shown["State"]
     assert isinstance(host, dict)

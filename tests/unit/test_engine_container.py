@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from doubles.runtime import MemoryLauncher
+from doubles.volumes import volumes_in
 
 from atoll.engine.admission import Admission
 from atoll.engine.adoption import adopt_containers, honour_policies
@@ -51,6 +52,7 @@ class EngineWithoutVms:
                 admission=Admission(Settings(), lambda: 0),
                 ahead=Ahead(self.launcher, tasks),
                 timings=LastTimings(),
+                volumes=volumes_in(self.paths.volumes, database),
                 remove_files=lambda container_id: remove_files(self.paths, container_id),
             )
             await adopt_containers(services)

@@ -22,7 +22,7 @@ from atoll.errors import (
     VmFailed,
 )
 from atoll.model.agent import Exited
-from atoll.model.container import BundleSpec, ContainerState, SpareSpec, VmSpec
+from atoll.model.container import BundleSpec, ContainerState, DiskFiles, SpareSpec, VmSpec
 from atoll.runtime import server
 from atoll.runtime.bootstrap import own_bundle
 from atoll.runtime.client import RuntimeClient
@@ -181,12 +181,12 @@ async def test_a_spare_becomes_a_containers_vm_with_its_disks_and_memory(
     tmp_path: Path, memory_mib: int, grown: list[int]
 ) -> None:
     machine, exits, ended = RecordingMachine(), Exits(), list[Exited]()
-    bundle = replace(bundle_spec(tmp_path), memory_mib=memory_mib, image_disk="/image", image_files={12: "/layer"})
+    bundle = replace(bundle_spec(tmp_path), memory_mib=memory_mib, image=DiskFiles(path="/image", files={12: "/layer"}))
     async with spare_of(machine, exits, tmp_path).boot(bundle, ended.append) as vm:
         assert machine.asked == [
             ("full priority",),
             *(("grow", mib) for mib in grown),
-            ("disks", DiskSource(Path("/image"), "raw", {12: Path("/layer")}), Path("/writable")),
+            ("disks", DiskSource(Path("/image"), "raw", {12: Path("/layer")}), Path("/writable"), None),
         ]
         assert vm.growth_mib == sum(grown)
         assert (vm.report.kind, [phase.name for phase in vm.report.phases]) == ("pool", ["disks"])

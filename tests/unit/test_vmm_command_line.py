@@ -61,7 +61,11 @@ def test_every_device_is_at_its_slot_with_or_without_disks(make_spec: MakeSpec) 
     places = {device["driver"]: int(device["addr"], 16) for device in bare if "addr" in device}
     assert {kind: places[kind] for kind in SLOTS} == {kind: slots.device_number(slot) for kind, slot in SLOTS.items()}
     drives = {device["drive"]: int(device["addr"], 16) for device in bare if "drive" in device}
-    assert drives == {"image": slots.device_number(slots.IMAGE), "writable": slots.device_number(slots.WRITABLE)}
+    assert drives == {
+        "image": slots.device_number(slots.IMAGE),
+        "writable": slots.device_number(slots.WRITABLE),
+        "volumes": slots.device_number(slots.VOLUMES),
+    }
 
 
 def test_the_share_is_there_only_for_a_shared_directory(make_spec: MakeSpec) -> None:

@@ -10,7 +10,8 @@ use rustix::net::{
     SendFlags, SocketFlags, SocketType,
 };
 
-const DESCRIPTORS_MAX: usize = 4;
+/// More than a container has mounts; the kernel takes 253.
+const DESCRIPTORS_MAX: usize = 200;
 const LENGTH: usize = size_of::<u64>();
 
 /// One end; both wait while the other is not ready.
@@ -23,7 +24,7 @@ pub fn pair() -> rustix::io::Result<(Line, Line)> {
 }
 
 impl Line {
-    /// Sends `bytes` with at most four descriptors.
+    /// Sends `bytes` with at most [`DESCRIPTORS_MAX`] descriptors.
     pub fn send(&self, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) -> rustix::io::Result<()> {
         let length = (bytes.len() as u64).to_le_bytes();
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];

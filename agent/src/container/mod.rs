@@ -1,6 +1,7 @@
 //! The container: what the guest exists for. One per guest, started once.
 
 pub mod cgroup;
+mod fill;
 mod line;
 pub mod mount;
 pub mod root;
@@ -48,9 +49,13 @@ impl Container {
         understudy.cgroup().limit(&start.limits)?;
         let root = self.root.mount(&start.root)?;
         stopwatch.done("root file system");
+        let volumes = self.root.mount_volumes(&start.root.image, &start.mounts)?;
+        if !volumes.is_empty() {
+            stopwatch.done("volumes");
+        }
         memory::wait_for(memory_bytes)?;
         stopwatch.done("memory");
-        let performance = understudy.go(root.as_fd());
+        let performance = understudy.go(root.as_fd(), &volumes);
         self.cgroup = Some(performance.cgroup);
         self.mounts = Some(performance.mounts);
         Ok(performance.child)

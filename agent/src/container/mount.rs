@@ -90,12 +90,28 @@ pub fn own(kind: &str, target: &str, options: &[(&str, &str)], attributes: Mount
     attach(mount.as_fd(), directory.as_fd()).during(what)
 }
 
+/// The kind of mount that a volume is.
+pub const VOLUME: &str = "volume";
+
+/// A volume that the request asks for, mounted already: its turn among the other mounts has come.
+pub fn volume(mount: &message::Mount, volume: Option<OwnedFd>) -> Result<()> {
+    let what = &format!("mount {}", mount.target);
+    let missing = || Failure::new(Code::AgentFailed, format!("cannot {what}: the volume is missing"));
+    let volume = volume.ok_or_else(missing)?;
+    let path = resolve(Path::new("/"), Path::new(&mount.target)).during(what)?;
+    let directory = directory(&path).during(what)?;
+    if mount.fill {
+        super::fill::fill(&path, volume.as_fd()).during(format_args!("fill the volume at {}", mount.target))?;
+    }
+    if mount.options.iter().any(|option| option == "ro") {
+        make_read_only(volume.as_fd(), false).during(what)?;
+    }
+    attach(volume.as_fd(), directory.as_fd()).during(what)
+}
+
 /// A mount that the request asks for.
 pub fn requested(mount: &message::Mount) -> Result<()> {
     let what = &format!("mount {}", mount.target);
-    if mount.kind == "bind" {
-        return Err(Failure::new(Code::InvalidRequest, format!("cannot {what}: bind mounts are not possible yet")));
-    }
     let path = resolve(Path::new("/"), Path::new(&mount.target)).during(what)?;
     let (attributes, mut options) = options(&mount.options);
     // A tmpfs looks like the directory that it covers, as runc has it.

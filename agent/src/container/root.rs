@@ -3,6 +3,7 @@
 //! The mounts are the agent's. The container's mount namespace gets a copy of the top one, and
 //! when the container has ended the agent takes them apart, so that nothing written is lost.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -25,28 +26,44 @@ const WRITABLE: &str = "/writable";
 /// back to the host with the next commit of the journal.
 const EXT4_OPTIONS: &std::ffi::CStr = c"noinit_itable,discard,errors=remount-ro";
 
+/// A volume that only this container reads, or that many do, on a disk that cannot be written: without its journal.
+const EXT4_READ_ONLY: &std::ffi::CStr = c"noload";
+/// Where volumes are mounted, each below its number.
+const VOLUMES: &str = "/volumes";
+/// What of a volume's disk containers see: beside it lies what ext4 has for itself (lost+found).
+const DATA: &str = "data";
+
 #[derive(Default)]
 pub struct Root {
     /// Mount points, the last one made first to go.
     mounted: Vec<String>,
     /// What layers are mounted from, if they are verified: to be closed when they are unmounted.
     verified: Vec<Verified>,
-    disks: Vec<PathBuf>,
+    disks: Vec<UsedDisk>,
+}
+
+/// A disk that is in use, and how many partitions it has been given.
+struct UsedDisk {
+    node: PathBuf,
+    partitions: u32,
 }
 
 impl Root {
     /// Binds the disks' drivers and mounts everything at [`ROOT`]; a copy of the mount, attached nowhere.
     pub fn mount(&mut self, root: &message::Root) -> Result<OwnedFd> {
-        let image = device::disk(&root.image.pci)?;
-        self.disks.push(image.clone());
         if !root.trees.is_empty() && root.trees.len() != root.layers.len() {
             return Err(Failure::new(Code::InvalidRequest, "there is not one hash tree for each layer"));
         }
+        let mut trees = root.trees.iter();
         let mut lower = Vec::new();
         for (number, &extent) in (1..).zip(&root.layers) {
-            let mut node = device::partition(&image, number, extent)?;
-            if let Some(tree) = root.trees.get(number as usize - 1) {
-                node = self.verify(&image, number, &node, extent, root.layers.len(), tree)?;
+            let mut node = self.partition(&root.image, extent)?;
+            if let Some(tree) = trees.next() {
+                let tree_node = self.partition(&root.image, tree.place)?;
+                let name = format!("layer{number}");
+                let verified = Verified::open(&name, &node, extent.size_bytes, &tree_node, &tree.root)?;
+                node = verified.node.clone();
+                self.verified.push(verified);
             }
             let target = format!("{LAYERS}/{number}");
             self.attach(&node, &target, "squashfs", MountFlags::RDONLY, None)?;
@@ -60,7 +77,7 @@ impl Root {
         match &root.writable {
             Some(disk) => {
                 let node = device::disk(&disk.pci)?;
-                self.disks.push(node.clone());
+                self.disks.push(UsedDisk { node: node.clone(), partitions: 0 });
                 self.attach(&node, WRITABLE, "ext4", MountFlags::NOATIME, Some(EXT4_OPTIONS))?;
             }
             // Room for nothing but the mount points that the image lacks; the root becomes read-only later.
@@ -80,21 +97,47 @@ impl Root {
         super::mount::bind(ROOT).during("copy the root's mount")
     }
 
-    /// The node of a layer that is verified; the trees' partitions are numbered after those of the layers.
-    fn verify(
-        &mut self,
-        image: &Path,
-        number: u32,
-        layer: &Path,
-        extent: message::Extent,
-        layers: usize,
-        tree: &message::HashTree,
-    ) -> Result<PathBuf> {
-        let tree_node = device::partition(image, number + layers as u32, tree.place)?;
-        let verified = Verified::open(&format!("layer{number}"), layer, extent.size_bytes, &tree_node, &tree.root)?;
-        let node = verified.node.clone();
-        self.verified.push(verified);
-        Ok(node)
+    /// Mounts the volumes among `mounts`; a copy of each mount, in order, attached nowhere. Those on the `image`'s disk
+    /// cannot be written. One that is asked for twice is mounted once.
+    pub fn mount_volumes(&mut self, image: &message::Disk, mounts: &[message::Mount]) -> Result<Vec<OwnedFd>> {
+        let mut volumes = Vec::new();
+        let mut targets = BTreeMap::new();
+        for mount in mounts.iter().filter(|mount| mount.kind == super::mount::VOLUME) {
+            let what = &format!("mount the volume at {}", mount.target);
+            let (Some(disk), Some(extent)) = (&mount.disk, mount.extent) else {
+                return Err(Failure::new(Code::InvalidRequest, format!("cannot {what}: no disk is named")));
+            };
+            let place = (disk.pci.as_str(), extent.offset_bytes);
+            let target = match targets.get(&place) {
+                Some(target) => target,
+                None => {
+                    let (flags, options) = match disk.pci == image.pci {
+                        true => (MountFlags::RDONLY, EXT4_READ_ONLY),
+                        false => (MountFlags::NOATIME, EXT4_OPTIONS),
+                    };
+                    let node = self.partition(disk, extent)?;
+                    let target = format!("{VOLUMES}/{}", volumes.len());
+                    self.attach(&node, &target, "ext4", flags, Some(options))?;
+                    targets.entry(place).or_insert(target)
+                }
+            };
+            volumes.push(super::mount::bind(format!("{target}/{DATA}")).during(what)?);
+        }
+        Ok(volumes)
+    }
+
+    /// The next partition of `disk`, at `extent`.
+    fn partition(&mut self, disk: &message::Disk, extent: message::Extent) -> Result<PathBuf> {
+        let node = device::disk(&disk.pci)?;
+        let used = match self.disks.iter_mut().find(|used| used.node == node) {
+            Some(used) => used,
+            None => {
+                self.disks.push(UsedDisk { node, partitions: 0 });
+                self.disks.last_mut().ok_or_else(|| Failure::new(Code::AgentFailed, "no disk is in use"))?
+            }
+        };
+        used.partitions += 1;
+        device::partition(&used.node, used.partitions, extent)
     }
 
     fn attach(
@@ -129,8 +172,8 @@ impl Root {
 
     /// Forgets the disks, once they are unmounted.
     pub fn forget(&mut self) -> Result<()> {
-        for disk in self.disks.drain(..) {
-            device::forget_content(&disk).during(format_args!("forget the content of {}", disk.display()))?;
+        for UsedDisk { node, .. } in self.disks.drain(..) {
+            device::forget_content(&node).during(format_args!("forget the content of {}", node.display()))?;
         }
         Ok(())
     }

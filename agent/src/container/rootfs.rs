@@ -67,15 +67,23 @@ pub fn dress(start: &Start) -> Result<Files> {
     gather_files(start)
 }
 
-/// Enters `root` and makes it what `start` asks for; it becomes read-only last.
-pub fn enter(start: &Start, files: Files, root: BorrowedFd<'_>) -> Result<()> {
+/// Enters `root` and makes it what `start` asks for; it becomes read-only last. `volumes` are in the order of the mounts.
+pub fn enter(
+    start: &Start,
+    files: Files,
+    root: BorrowedFd<'_>,
+    mut volumes: impl Iterator<Item = OwnedFd>,
+) -> Result<()> {
     attach_root(root).during("enter the container's root")?;
     for directory in STAGED {
         mount::relocate(&format!("{STAGE}{directory}"), &format!("{ROOT}{directory}"))?;
     }
     pivot().during("enter the container's root")?;
     for mount in &start.mounts {
-        mount::requested(mount)?;
+        match mount.kind.as_str() {
+            mount::VOLUME => mount::volume(mount, volumes.next())?,
+            _ => mount::requested(mount)?,
+        }
     }
     for (target, mount) in &files {
         mount::file(mount.as_fd(), target)?;

@@ -79,10 +79,11 @@ impl Understudy {
         self.line.send(&[&mask, payload].concat(), &descriptors).during("hand the request on")
     }
 
-    /// Gives it its root, upon which it becomes the container's program.
-    pub fn go(self, root: BorrowedFd<'_>) -> Performance {
+    /// Gives it its root and its volumes, upon which it becomes the container's program.
+    pub fn go(self, root: BorrowedFd<'_>, volumes: &[OwnedFd]) -> Performance {
+        let mounts: Vec<_> = std::iter::once(root).chain(volumes.iter().map(AsFd::as_fd)).collect();
         // One that has ended meanwhile has reported why.
-        let _ = self.line.send(&[], &[root]);
+        let _ = self.line.send(&[], &mounts);
         Performance { child: self.child, cgroup: self.cgroup, mounts: self.mounts }
     }
 
@@ -108,12 +109,10 @@ fn enter(start: &Start, line: &Line) -> Result<()> {
     // Before anything of the container runs: clones of a template share the state of their random numbers.
     entropy::mix(&start.entropy).during("mix in the host's entropy")?;
     let files = rootfs::dress(start)?;
-    match line.receive() {
-        Ok((_, root)) => match root.first() {
-            Some(root) => rootfs::enter(start, files, root.as_fd()),
-            None => Err(Failure::new(Code::AgentFailed, "the container has no root")),
-        },
-        Err(_) => Err(Failure::new(Code::AgentFailed, "the container has no root")),
+    let mut mounts = line.receive().map(|(_, mounts)| mounts).unwrap_or_default().into_iter();
+    match mounts.next() {
+        Some(root) => rootfs::enter(start, files, root.as_fd(), mounts),
+        None => Err(Failure::new(Code::AgentFailed, "the container has no root")),
     }
 }
 

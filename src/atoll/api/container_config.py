@@ -7,6 +7,7 @@ other, environment and labels are united by name.
 import re
 from collections.abc import Sequence
 
+from atoll.api.mounts import MountsOf, mount_points
 from atoll.api.refusals import no_new_privileges, refuse_unsupported
 from atoll.api.schemas import ContainerBody, HostConfig, MountBody, Ulimit, Words, terminal_size
 from atoll.engine.signals import signal_number
@@ -26,7 +27,9 @@ CAPABILITIES = {*ALL, "ALL"}
 _SIZE = re.compile(r"(\d+)\s*([bkmgt]?)(i?b)?", re.IGNORECASE)
 
 
-def container_config(body: ContainerBody, image: Image, container_id: str, platform: str | None) -> ContainerConfig:
+def container_config(
+    body: ContainerBody, image: Image, container_id: str, platform: str | None, mounts_of: MountsOf
+) -> ContainerConfig:
     """The configuration of container `container_id`; raises `InvalidRequest`, `Unsupported`, `NotFound` (platform)."""
     refuse_unsupported(body)
     host = body.host_config or HostConfig()
@@ -61,6 +64,7 @@ def container_config(body: ContainerBody, image: Image, container_id: str, platf
         init=bool(host.init),
         read_only=bool(host.readonly_rootfs),
         tmpfs=_tmpfs(host),
+        mounts=mount_points(body, defaults.volumes or (), mounts_of),
         shm_bytes=host.shm_size or DEFAULT_SHM_BYTES,
         nano_cpus=host.nano_cpus or None,
         cpu_shares=host.cpu_shares or None,
@@ -208,7 +212,8 @@ def _rlimit(ulimit: Ulimit) -> Rlimit:
 def _tmpfs(host: HostConfig) -> dict[str, str]:
     mounted = dict(host.tmpfs or {})
     for mount in host.mounts or ():
-        mounted[mount.target] = _tmpfs_options(mount)
+        if mount.type == "tmpfs":
+            mounted[mount.target] = _tmpfs_options(mount)
     for target in mounted:
         if not target.startswith("/"):
             raise InvalidRequest(f"invalid mount path: '{target}' mount path must be absolute")

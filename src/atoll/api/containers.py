@@ -4,6 +4,7 @@ Source for all of it: Docker Engine API reference, version 1.47, "Containers".
 """
 
 import asyncio
+from collections.abc import Sequence
 from typing import cast, get_args
 
 import msgspec
@@ -21,7 +22,7 @@ from atoll.engine.engine import Engine
 from atoll.engine.waiters import WaitCondition
 from atoll.errors import AtollError, InvalidRequest, NotFound
 from atoll.image import Image
-from atoll.model.container import ContainerConfig
+from atoll.model.container import ContainerConfig, MountPoint
 
 
 async def create(request: web.Request) -> web.Response:
@@ -33,7 +34,10 @@ async def create(request: web.Request) -> web.Response:
     platform = request.query.get("platform") or None
 
     def configure(container_id: str) -> ContainerConfig:
-        return container_config(body, image, container_id, platform)
+        return container_config(body, image, container_id, platform, mounts_of)
+
+    def mounts_of(reference: str) -> Sequence[MountPoint]:
+        return engine.containers.get(reference).record.config.mounts
 
     name = request.query.get("name") or None
     container = await engine.tasks.finish(engine.create(name, configure), "creation of a container")
@@ -103,7 +107,7 @@ async def remove(request: web.Request) -> web.Response:
     if flag(request, "link"):
         raise InvalidRequest("containers have no links that could be removed")
     engine, container = engine_of(request), container_of(request)
-    removing = engine.remove(container, flag(request, "force"))
+    removing = engine.remove(container, flag(request, "force"), with_volumes=flag(request, "v"))
     await engine.tasks.finish(removing, f"removal of container {container.name}")
     return nothing()
 
@@ -168,7 +172,7 @@ async def inspect(request: web.Request) -> web.Response:
     """All about a container."""
     engine, container = engine_of(request), container_of(request)
     sizes = await _sizes(engine, container) if flag(request, "size") else {}
-    return answer(container_json(container.record, engine.paths, engine.execs.of(container), sizes))
+    return answer(container_json(container.record, engine.paths, engine.volumes, engine.execs.of(container), sizes))
 
 
 async def list_containers(request: web.Request) -> web.Response:
@@ -185,7 +189,7 @@ async def list_containers(request: web.Request) -> web.Response:
         if not chosen.takes(record) or not (everything or record.is_running):
             continue
         sizes = await _sizes(engine, container) if flag(request, "size") else {}
-        rows.append(container_row(record, await engine.images.shown_name(container), sizes))
+        rows.append(container_row(record, engine.volumes, await engine.images.shown_name(container), sizes))
         if len(rows) == limit:
             break
     return answer(rows)

@@ -53,7 +53,7 @@ def _wanted(event: Event, filters: Filters) -> bool:
         "scope": lambda value: value == "local",
         "daemon": lambda value: event.type == "daemon",
         "network": lambda _: False,
-        "volume": lambda _: False,
+        "volume": lambda value: event.type == "volume" and event.id.startswith(value),
     }
     return all(any(test(value) for value in filters[name]) for name, test in tests.items() if filters.get(name))
 

@@ -4,7 +4,9 @@ from datetime import UTC, datetime
 from typing import TypeAlias
 
 from atoll.api.human import state_word, status, timestamp
+from atoll.api.mounts import binds_json, mounts_json
 from atoll.engine.record import ContainerRecord
+from atoll.engine.volumes import Volumes
 from atoll.guest.start_request import MASKED_PATHS, READONLY_PATHS
 from atoll.model.container import ContainerConfig, ContainerState
 from atoll.paths import Paths
@@ -20,7 +22,9 @@ _NONE_NETWORK: dict[str, Json] = {
 }  # fmt: skip
 
 
-def container_json(record: ContainerRecord, paths: Paths, exec_ids: list[str], sizes: dict[str, int]) -> Json:
+def container_json(
+    record: ContainerRecord, paths: Paths, volumes: Volumes, exec_ids: list[str], sizes: dict[str, int]
+) -> Json:
     """All of a container; `sizes` is empty unless the client asked for `SizeRw` and `SizeRootFs`."""
     config = record.config
     command = [*config.entrypoint, *config.command]
@@ -47,7 +51,7 @@ def container_json(record: ContainerRecord, paths: Paths, exec_ids: list[str], s
         "HostConfig": _host_config(config),
         "GraphDriver": {"Name": "squashfs", "Data": {"Bundle": str(bundle)}},
         **sizes,
-        "Mounts": _mounts(config),
+        "Mounts": [dict(row) for row in mounts_json(config, volumes)],
         "Config": _config(config),
         "NetworkSettings": {
             "Bridge": "", "SandboxID": "", "SandboxKey": "", "Ports": {}, "HairpinMode": False,
@@ -59,7 +63,7 @@ def container_json(record: ContainerRecord, paths: Paths, exec_ids: list[str], s
     }  # fmt: skip
 
 
-def container_row(record: ContainerRecord, image: str, sizes: dict[str, int]) -> Json:
+def container_row(record: ContainerRecord, volumes: Volumes, image: str, sizes: dict[str, int]) -> Json:
     """One row of the list; `image` is the name it still has, or the id."""
     config = record.config
     return {
@@ -76,7 +80,7 @@ def container_row(record: ContainerRecord, image: str, sizes: dict[str, int]) ->
         "Status": status(record, datetime.now(UTC)),
         "HostConfig": {"NetworkMode": "none"},
         "NetworkSettings": {"Networks": {"none": _NONE_NETWORK}},
-        "Mounts": _mounts(config),
+        "Mounts": [dict(row) for row in mounts_json(config, volumes)],
     }
 
 
@@ -110,7 +114,7 @@ def _config(config: ContainerConfig) -> Json:
         "Env": list(config.environment),
         "Cmd": list(config.command) or None,
         "Image": config.image,
-        "Volumes": None,
+        "Volumes": {mount.target: {} for mount in config.mounts if mount.is_anonymous} or None,
         "WorkingDir": config.working_dir,
         "Entrypoint": list(config.entrypoint) or None,
         "OnBuild": None,
@@ -125,7 +129,7 @@ def _config(config: ContainerConfig) -> Json:
 def _host_config(config: ContainerConfig) -> Json:
     log_options = {"max-size": config.log_max_bytes, "max-file": config.log_max_files}
     return {
-        "Binds": None,
+        "Binds": list(binds_json(config) or ()) or None,
         "ContainerIDFile": "",
         "LogConfig": {
             "Type": "json-file",
@@ -199,20 +203,6 @@ def _host_config(config: ContainerConfig) -> Json:
         "MaskedPaths": None if config.privileged else list(MASKED_PATHS),
         "ReadonlyPaths": None if config.privileged else list(READONLY_PATHS),
     }
-
-
-def _mounts(config: ContainerConfig) -> list[Json]:
-    return [
-        {
-            "Type": "tmpfs",
-            "Source": "",
-            "Destination": target,
-            "Mode": options,
-            "RW": "ro" not in options.split(","),
-            "Propagation": "",
-        }
-        for target, options in config.tmpfs.items()
-    ]
 
 
 def _capability_names(names: tuple[str, ...]) -> list[Json] | None:

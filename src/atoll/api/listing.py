@@ -70,7 +70,7 @@ class ContainerFilter:
             "exited": lambda code: record.finished_at is not None and record.exit_code == int(code),
             "network": lambda network: network == "none",
             "health": lambda health: health == "none",
-            "volume": lambda _: False,
+            "volume": lambda volume: any(volume in (mount.name, mount.target) for mount in record.config.mounts),
             "publish": lambda _: False,
             "expose": lambda _: False,
             "is-task": lambda wanted: wanted.lower() in ("false", "0"),

@@ -16,10 +16,6 @@ def refuse_unsupported(body: ContainerBody) -> None:
     """Raise `Unsupported` for the first thing in `body` that we cannot do."""
     host = body.host_config or HostConfig()
     for value, what in (
-        (body.volumes, "volumes (-v)"),
-        (host.binds, "bind mounts and volumes (-v)"),
-        (host.volumes_from, "--volumes-from"),
-        (host.volume_driver, "--volume-driver"),
         (host.port_bindings, "published ports (-p)"),
         (host.publish_all_ports, "published ports (-P)"),
         (host.links, "links (--link)"),
@@ -49,7 +45,6 @@ def refuse_unsupported(body: ContainerBody) -> None:
         _refuse("--memory-swappiness")
     _refuse_namespaces(host)
     _refuse_networks(body, host)
-    _refuse_mounts(host)
     if (host.runtime or "") not in RUNTIMES:
         raise InvalidRequest(f"unknown or invalid runtime name: {host.runtime}")
     if not host.privileged and (host.masked_paths is not None or host.readonly_paths is not None):
@@ -77,12 +72,6 @@ def _refuse_networks(body: ContainerBody, host: HostConfig) -> None:
             _refuse("--network host (a VM cannot be in the host's network)")
         if network not in NO_NETWORK:
             _refuse(f"the network '{network}' (it has --network none)")
-
-
-def _refuse_mounts(host: HostConfig) -> None:
-    for mount in host.mounts or ():
-        if mount.type != "tmpfs":
-            _refuse(f"--mount type={mount.type}")
 
 
 def no_new_privileges(options: list[str]) -> bool:

@@ -52,7 +52,41 @@ class MountBody(Struct, frozen=True, rename="pascal"):
     source: Text = None
     target: str = ""
     read_only: bool = False
+    bind_options: "BindOptions | None" = None
+    volume_options: "VolumeOptionsBody | None" = None
     tmpfs_options: "TmpfsOptions | None" = None
+
+
+class BindOptions(Struct, frozen=True, rename="pascal"):
+    """Options of `--mount type=bind`."""
+
+    propagation: Text = None
+    create_mountpoint: bool = False
+
+
+class DriverConfig(Struct, frozen=True, rename="pascal"):
+    """What makes a volume that a container is created with."""
+
+    name: Text = None
+    options: dict[str, str] | None = None
+
+
+class VolumeOptionsBody(Struct, frozen=True, rename="pascal"):
+    """Options of `--mount type=volume`."""
+
+    no_copy: bool = False
+    labels: dict[str, str] | None = None
+    driver_config: DriverConfig | None = None
+    subpath: Text = None
+
+
+class VolumeBody(Struct, frozen=True, rename="pascal"):
+    """Body of `POST /volumes/create`."""
+
+    name: Text = None
+    driver: Text = None
+    driver_opts: dict[str, str] | None = None
+    labels: dict[str, str] | None = None
 
 
 class TmpfsOptions(Struct, frozen=True, rename="pascal"):

@@ -12,7 +12,7 @@ from pathlib import Path
 from aiohttp import web
 
 from atoll import __version__
-from atoll.api import atoll, attach, containers, events, exec, images, logs, stats, system
+from atoll.api import atoll, attach, containers, events, exec, images, logs, stats, system, volumes
 from atoll.api.errors import http_status
 from atoll.api.hijack import ClientGone, Hijacked, is_hijacked, peer_uid
 from atoll.api.requests import ENGINE, answer
@@ -25,10 +25,10 @@ MOST_BODY_BYTES = 16 << 20
 """Of a JSON body; archives are streamed and may be larger."""
 SHUTDOWN_S = 0.5
 
-_MODULES = (system, containers, attach, logs, stats, exec, images, events, atoll)
+_MODULES = (system, containers, attach, logs, stats, exec, images, volumes, events, atoll)
 _VERSION = re.compile(r"/v(\d+)\.(\d+)/")
 _NOT_YET = re.compile(
-    r"(?:/v[\d.]+)?/(networks|volumes|build|commit|swarm|nodes|services|tasks|secrets|configs|plugins|session|"
+    r"(?:/v[\d.]+)?/(networks|build|commit|swarm|nodes|services|tasks|secrets|configs|plugins|session|"
     r"distribution|auth|system/df|images/\w+/push|images/search|images/.+/get|containers/[^/]+/(?:archive|export|changes|update))"
 )
 # `docker inspect NAME` asks for one after the other, and goes on for as long as it is told that there is no such thing.

@@ -34,7 +34,7 @@ ROOT = Tree(
     entries={**CONTAINER_VERBS, **IMAGE_VERBS, **TREES},
     sections={
         "Common Commands": ["run", "exec", "ps", "pull", "images", "version", "info"],
-        "Management Commands": ["container", "image", "system"],
+        "Management Commands": ["container", "image", "system", "volume"],
         "Commands": sorted(
             {*CONTAINER_VERBS, "inspect", "import", "load", "rmi", "tag"} - {"run", "exec", "ps"},
         ),

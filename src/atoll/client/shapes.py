@@ -57,6 +57,23 @@ class State(TypedDict, total=False):
     Error: str
 
 
+class Volume(TypedDict, total=False):
+    """One row of `GET /volumes`."""
+
+    Name: str
+    Driver: str
+    Scope: str
+    Mountpoint: str
+    Labels: dict[str, str] | None
+
+
+class Pruned(TypedDict, total=False):
+    """What a prune has removed; bytes."""
+
+    VolumesDeleted: list[str] | None
+    SpaceReclaimed: int
+
+
 class ContainerSettings(TypedDict, total=False):
     """Of a container's `Config`."""
 

@@ -60,10 +60,12 @@ async def _adopt(container: Container, services: Services) -> None:
         return
     if found.state in _ALIVE and found.started_at is not None:
         log.info("adopting container %s, %s", record.name, found.state.value)
+        services.launcher.adopted(record)
         container.adopt(runtime, found.state, found.pid, found.started_at)
         return
     if found.state in (ContainerState.EXITED, ContainerState.DEAD):
         # On its way out: it answers `wait` with what happened.
+        services.launcher.adopted(record)
         container.adopt(runtime, ContainerState.STOPPING, found.pid, record.started_at)
         return
     # Booted for a `start` that was never answered: as if it had not been asked for.

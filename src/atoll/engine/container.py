@@ -323,8 +323,11 @@ class Container:
 
     # --- removing ---------------------------------------------------------------------------------------------------
 
-    async def remove(self, force: bool) -> None:
-        """Remove it with all that it wrote; `force` ends it first. Raises `Conflict` when it runs or is on its way."""
+    async def remove(self, force: bool, *, with_volumes: bool = False) -> None:
+        """Remove it with all that it wrote; `force` ends it first, `with_volumes` takes its anonymous volumes along.
+
+        Raises `Conflict` when it runs or is on its way.
+        """
         if self._is_being_removed:
             raise Conflict(f"removal of container {self.name} is already in progress")
         if (self.record.has_vm or self.record.restarting) and not force:
@@ -333,9 +336,9 @@ class Container:
                 f'cannot remove container "{self.name}": container is {state}: '
                 "stop the container before removing or force remove"
             )
-        await self._remove()
+        await self._remove(with_volumes=with_volumes)
 
-    async def _remove(self, *, waits_for_vm: bool = True) -> None:
+    async def _remove(self, *, waits_for_vm: bool = True, with_volumes: bool = False) -> None:
         self._is_being_removed = True
         try:
             self._cancel_restart()
@@ -355,6 +358,8 @@ class Container:
         if waits_for_vm:
             await self._vm_is_gone.wait()
         await services.remove_files(self.id)
+        if with_volumes or self.record.config.auto_remove:
+            await services.volumes.forget(mount.name for mount in self.record.config.mounts if mount.is_anonymous)
         self._publish("destroy")
         self._resolve("next-exit", "not-running", "removed")
 

@@ -9,6 +9,7 @@ from msgspec.structs import replace
 
 from atoll.engine.bundle import new_bundle
 from atoll.engine.container import Container
+from atoll.engine.host_paths import prepare_sources
 from atoll.engine.record import ContainerRecord
 from atoll.engine.services import Services
 from atoll.image import ContentStore
@@ -33,14 +34,17 @@ async def create_container(
         # What the image is now is what the container will be given, whatever becomes of the files before its start.
         await content.image_disk(await content.get(config.image_id), verified=True)
     taken = services.registry.reserve(name, container_id)
+    made: list[str] = []
     try:
 
         async def make_disk(file: Path) -> None:
             await content.writable_disk(file, config.disk_bytes or services.settings.disk_mib << 20)
 
+        prepare_sources(config.mounts)
         # A read-only root is the image alone.
         disk = None if config.read_only else make_disk
         async with new_bundle(services.paths.bundle(container_id), disk):
+            made = await services.volumes.provide(config.mounts)
             record = ContainerRecord(
                 id=container_id,
                 name=taken,
@@ -51,6 +55,7 @@ async def create_container(
             services.table.insert(record)
     except BaseException:
         services.registry.release(taken)
+        await services.volumes.forget(made)
         raise
     container = Container(record, services)
     services.registry.add(container)

@@ -6,7 +6,7 @@ Leaving `open_engine` stops nothing but the engine: containers run on, and the n
 import asyncio
 import logging
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -24,7 +24,7 @@ from atoll.engine.images import Images
 from atoll.engine.launch import RuntimeLauncher
 from atoll.engine.lock import engine_lock
 from atoll.engine.pool import Pool
-from atoll.engine.record import RecordTable
+from atoll.engine.record import ContainerRecord, RecordTable
 from atoll.engine.registry import Registry
 from atoll.engine.services import Services, Tasks
 from atoll.engine.sizing import default_size, vm_memory_mib
@@ -32,6 +32,9 @@ from atoll.engine.stage import Stages
 from atoll.engine.templates import Templates
 from atoll.engine.timings import LastTimings
 from atoll.engine.vms import VmMaker
+from atoll.engine.volume import VolumeTable
+from atoll.engine.volume_use import VolumeUse
+from atoll.engine.volumes import Volumes
 from atoll.errors import AtollError, NotModified
 from atoll.image import ContentStore, Limits
 from atoll.kernel import KernelStore, agent_path
@@ -83,6 +86,11 @@ class Engine:
         return self.services.events
 
     @property
+    def volumes(self) -> Volumes:
+        """All volumes."""
+        return self.services.volumes
+
+    @property
     def tasks(self) -> Tasks:
         """What must outlive a request."""
         return self.services.tasks
@@ -91,13 +99,15 @@ class Engine:
         """Make a container (`create.py`)."""
         as_root = os.geteuid() == 0
         made = await create_container(self.services, self.images.content, name, configure, drops_privileges=as_root)
-        if self.services.admission.has_leisure:
+        # A volume is taken by a container that is started, not by one that might be.
+        uses_volumes = any(mount.type == "volume" for mount in made.record.config.mounts)
+        if self.services.admission.has_leisure and not uses_volumes:
             self.services.ahead.begin(made.record)
         return made
 
-    async def remove(self, container: Container, force: bool) -> None:
-        """Remove a container with its execs."""
-        await container.remove(force)
+    async def remove(self, container: Container, force: bool, *, with_volumes: bool = False) -> None:
+        """Remove a container with its execs, and its anonymous volumes if so asked."""
+        await container.remove(force, with_volumes=with_volumes)
         self.execs.forget(container)
 
     async def stop_containers(self, timeout_s: float | None) -> None:
@@ -172,7 +182,15 @@ async def open_engine(paths: Paths, settings: Settings) -> AsyncIterator[Engine]
         usual = default_size(settings)
         pool = Pool(paths, settings, templates, stages, spawner, admission, tasks, vms.make, usual)
         stack.push_async_callback(pool.close)
-        launcher = RuntimeLauncher(paths, settings, content, vms, templates, pool, spawner)
+
+        def records() -> Iterator[ContainerRecord]:
+            return (container.record for container in registry)
+
+        volumes = Volumes(
+            paths.volumes, VolumeTable(database), records, events, content.volume_disk, settings.volume_mib << 20
+        )
+        use = VolumeUse(volumes, records)
+        launcher = RuntimeLauncher(paths, settings, content, vms, templates, pool, spawner, use)
         services = Services(
             paths=paths,
             settings=settings,
@@ -184,6 +202,7 @@ async def open_engine(paths: Paths, settings: Settings) -> AsyncIterator[Engine]
             admission=admission,
             ahead=Ahead(launcher, tasks),
             timings=LastTimings(),
+            volumes=volumes,
             remove_files=lambda container_id: remove_files(paths, container_id),
         )
         await adopt_containers(services)

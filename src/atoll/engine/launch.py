@@ -2,6 +2,7 @@
 
 import asyncio
 import shutil
+from contextlib import suppress
 
 from msgspec import structs
 
@@ -11,6 +12,7 @@ from atoll.engine.record import ContainerRecord
 from atoll.engine.sizing import vm_size
 from atoll.engine.templates import Templates
 from atoll.engine.vms import VmMaker
+from atoll.engine.volume_use import ContainerDisks, VolumeUse
 from atoll.errors import AtollError
 from atoll.image import ComposedDisk, ContentStore
 from atoll.model.agent import Extent, HashTree
@@ -35,6 +37,7 @@ class RuntimeLauncher:
         templates: Templates,
         pool: Pool,
         spawner: Spawner,
+        volume_use: VolumeUse,
     ) -> None:
         self._paths = paths
         self._settings = settings
@@ -43,6 +46,7 @@ class RuntimeLauncher:
         self._templates = templates
         self._pool = pool
         self._spawner = spawner
+        self._volume_use = volume_use
         self._used: dict[str, TemplateKey] = {}
 
     async def launch(self, record: ContainerRecord) -> RuntimeClient:
@@ -58,7 +62,10 @@ class RuntimeLauncher:
         run_dir = self._paths.run_dir(record.id)
         shutil.rmtree(run_dir, ignore_errors=True)
         try:
-            config = write_spec(self._spec(record, vm, disk))
+            await self._volume_use.take(record)
+            bundle = self._paths.bundle(record.id)
+            disks = await asyncio.to_thread(self._volume_use.disks, record, disk, bundle)
+            config = write_spec(self._spec(record, vm, disks, disk))
             if found is not None:
                 self._used[record.id] = found[0]
                 claimed = await self._pool.claim(size, found[0], config, run_dir)
@@ -68,7 +75,7 @@ class RuntimeLauncher:
             await self._spawner.spawn(config, found[1].saved if found is not None else None)
             return await RuntimeClient.connect(run_dir)
         except BaseException:
-            shutil.rmtree(run_dir, ignore_errors=True)
+            self.clean_up(record)
             raise
         finally:
             if found is not None:
@@ -88,15 +95,21 @@ class RuntimeLauncher:
         except AtollError:
             return None
 
+    def adopted(self, record: ContainerRecord) -> None:
+        """A container runs that an earlier engine started."""
+        with suppress(AtollError):
+            self._volume_use.note(record)
+
     def clean_up(self, record: ContainerRecord) -> None:
-        """Remove the run directory of a runtime that was killed; the others did so themselves."""
+        """A runtime is gone: so is its hold on volumes, and its run directory, if it was killed."""
+        self._volume_use.release(record.id)
         shutil.rmtree(self._paths.run_dir(record.id), ignore_errors=True)
 
     def last_exit(self, record: ContainerRecord) -> ExitStatus | None:
         """What the last runtime left in the bundle."""
         return read_exit(self._paths.bundle(record.id))
 
-    def _spec(self, record: ContainerRecord, vm: VmSpec, disk: ComposedDisk) -> BundleSpec:
+    def _spec(self, record: ContainerRecord, vm: VmSpec, disks: ContainerDisks, disk: ComposedDisk) -> BundleSpec:
         config, settings = record.config, self._settings
         bundle = self._paths.bundle(record.id)
         return BundleSpec(
@@ -105,11 +118,11 @@ class RuntimeLauncher:
             name=record.name,
             config=config,
             bundle=str(bundle),
-            image_disk=str(disk.path),
-            image_format=disk.format,
-            image_files={number: str(file) for number, file in disk.files.items()},
+            image=disks.image,
             layers=tuple(Extent(offset, size) for offset, size in disk.extents),
             trees=tuple(HashTree(place=Extent(offset, size), root=root) for offset, size, root in disk.trees),
+            volumes=disks.volumes,
+            volume_mounts=disks.mounts,
             writable_disk=None if config.read_only else str(bundle / WRITABLE),
             log_max_bytes=config.log_max_bytes or settings.log_max_mib << 20,
             log_max_files=config.log_max_files or settings.log_max_files,

@@ -106,6 +106,9 @@ class Launcher(Protocol):
     async def find(self, record: ContainerRecord) -> Runtime | None:
         """The runtime that an earlier engine launched, if it still runs."""
 
+    def adopted(self, record: ContainerRecord) -> None:
+        """The runtime that was found goes on."""
+
     def clean_up(self, record: ContainerRecord) -> None:
         """Remove what a runtime that is gone left, should it have been killed."""
 

@@ -10,8 +10,7 @@ import time
 from atoll.errors import InvalidRequest
 from atoll.guest.capabilities import capabilities
 from atoll.guest.identity_files import identity_files
-from atoll.guest.tmpfs import tmpfs_mount
-from atoll.model.agent import Disk, Exec, Extent, HashTree, Limits, Process, Profile, Rlimit, Root, Start, Stdio
+from atoll.model.agent import Disk, Exec, Extent, HashTree, Limits, Mount, Process, Profile, Rlimit, Root, Start, Stdio
 from atoll.model.container import ContainerConfig
 from atoll.model.runtime import ExecStart
 
@@ -59,6 +58,7 @@ def start_request(
     image: Disk,
     writable: Disk | None,
     stdio: Stdio,
+    mounts: tuple[Mount, ...] = (),
     growth_mib: int = 0,
 ) -> Start:
     """The request that starts a container, here and now: it carries the time, and randomness for this start alone.
@@ -72,7 +72,7 @@ def start_request(
         clock_ns=time.time_ns(),
         growth_bytes=growth_mib << 20,
         root=Root(image=image, layers=layers, trees=trees, writable=writable, read_only=config.read_only),
-        mounts=tuple(tmpfs_mount(target, options) for target, options in sorted(config.tmpfs.items())),
+        mounts=mounts,
         files=identity_files(config, id),
         sysctls=_SYSCTLS | config.sysctls,
         limits=limits(config),

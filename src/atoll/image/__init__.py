@@ -1,6 +1,6 @@
 """Images: references, content, layers and the disks that VMs see of them."""
 
-from atoll.image.disk import ComposedDisk
+from atoll.image.disk import ComposedDisk, glue
 from atoll.image.image import Image, Layer
 from atoll.image.layer import write_layer
 from atoll.image.limits import Limits
@@ -15,6 +15,7 @@ __all__ = [
     "Layer",
     "Limits",
     "Reference",
+    "glue",
     "make_writable_disk",
     "write_layer",
 ]

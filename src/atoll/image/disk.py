@@ -7,7 +7,7 @@ The hash trees of layers that are to be verified follow behind the last layer.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 from pathlib import Path
@@ -34,8 +34,8 @@ class ComposedDisk:
     path: Path
     format: Literal["raw", "vmdk"]
     extents: tuple[tuple[int, int], ...]
-    trees: tuple[tuple[int, int, bytes], ...] = ()
     files: dict[int, Path] = field(default_factory=dict, hash=False)
+    trees: tuple[tuple[int, int, bytes], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -87,16 +87,31 @@ def compose_disk(layers: Sequence[DiskLayer], directory: Path, ingest: Path) -> 
     if not descriptor.exists():
         directory.mkdir(parents=True, exist_ok=True)
         with new_file(ingest) as new:
-            write_fully(new.file, _descriptor(sizes).encode())
+            write_fully(new.file, descriptor_text(dict(zip(files, sizes, strict=True))).encode())
             new.keep_as(descriptor)
-    return ComposedDisk(descriptor, "vmdk", extents, verified, files)
+    return ComposedDisk(descriptor, "vmdk", extents, files, verified)
 
 
-def _descriptor(sizes: list[int]) -> str:
-    """The VMDK descriptor; QEMU wants the comment above the extents, and `RW` although the node is read-only."""
-    extents = [
-        f'RW {size // _SECTOR} FLAT "/dev/fdset/{FIRST_LAYER_FDSET + number}" 0' for number, size in enumerate(sizes)
-    ]
+def glue(files: Sequence[Path], first_fdset: int, descriptor: Path) -> ComposedDisk:
+    """One disk of `files`, one after the other; more than one need the file `descriptor`, which is written.
+
+    Raises `OSError` when it cannot be.
+    """
+    sizes = [file.stat().st_size for file in files]
+    extents = tuple(zip(accumulate(sizes, initial=0), sizes, strict=False))
+    if len(files) == 1:
+        return ComposedDisk(files[0], "raw", extents)
+    numbered = {first_fdset + number: file for number, file in enumerate(files)}
+    descriptor.write_text(descriptor_text(dict(zip(numbered, sizes, strict=True))))
+    return ComposedDisk(descriptor, "vmdk", extents, numbered)
+
+
+def descriptor_text(sizes: Mapping[int, int]) -> str:
+    """The VMDK descriptor of files by fdset, with their sizes in bytes.
+
+    QEMU wants the comment above the extents, and `RW` although the node is read-only.
+    """
+    extents = [f'RW {size // _SECTOR} FLAT "/dev/fdset/{number}" 0' for number, size in sizes.items()]
     return "\n".join(
         [
             "# Disk DescriptorFile",

@@ -20,6 +20,7 @@ from atoll.image.archive import ArchivedImage, read_archive
 from atoll.image.blobs import BlobStore
 from atoll.image.catalog import Catalog
 from atoll.image.disk import ComposedDisk, DiskLayer, compose_disk, disk_key
+from atoll.image.durable import sync_file
 from atoll.image.feed import consume, consume_file
 from atoll.image.image import Image, Layer
 from atoll.image.layers import LayerStore
@@ -32,7 +33,7 @@ from atoll.image.registry import open_repository
 from atoll.image.rootfs import check_changes, imported_config, store_layer
 from atoll.image.tarstream import Source
 from atoll.image.verity import TreeStore
-from atoll.image.writable import make_writable_disk
+from atoll.image.writable import VOLUME_DIRECTORIES, make_writable_disk
 from atoll.store.database import Database
 
 Removed = list[dict[str, str]]
@@ -224,6 +225,11 @@ class ContentStore:
     async def writable_disk(self, path: Path, size_bytes: int) -> None:
         """Make a container's empty writable layer at `path`; raises as `make_writable_disk` does."""
         await asyncio.to_thread(make_writable_disk, path, size_bytes, self._writable, self._ingest)
+
+    async def volume_disk(self, path: Path, size_bytes: int) -> None:
+        """Make an empty volume at `path`, durably; raises as `make_writable_disk` does."""
+        await asyncio.to_thread(make_writable_disk, path, size_bytes, self._writable, self._ingest, VOLUME_DIRECTORIES)
+        await asyncio.to_thread(sync_file, path)
 
     def _find(self, name: str) -> tuple[str, Reference | None]:
         """The image's id, and the reference in the catalog if `name` is one and not an id."""

@@ -1,4 +1,4 @@
-"""A container's writable layer: a sparse ext4 of its own, formatted once per size and copied in a millisecond.
+"""A container's writable layer, or a volume: a sparse ext4 of its own, formatted once per size and copied at once.
 
 It keeps a journal: `kill -9` of a VM, a crash of its kernel or of the host cuts writes off anywhere, and the container
 may be started again from the same disk. Without one the guest would need e2fsck, which it does not have.
@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from atoll.errors import InvalidRequest, Unavailable
@@ -18,7 +19,9 @@ LEAST_BYTES = 16 << 20
 MOST_BYTES = 16 << 40
 
 OVERLAY_DIRECTORIES = ("upper", "work")
-"""As the agent names them."""
+"""What a writable layer begins with, as the agent names them."""
+VOLUME_DIRECTORIES = ("data",)
+"""The same of a volume; containers see this directory."""
 _BLOCK_BYTES = 4096
 _MIB = 1 << 20
 _FORMAT = 2
@@ -35,8 +38,10 @@ _FEATURES = (
 _PLAIN = {"LC_ALL": "C"}
 
 
-def make_writable_disk(path: Path, size_bytes: int, cache: Path, ingest: Path) -> None:
-    """Make an empty ext4 of `size_bytes` at `path`, its files root's; blocks for milliseconds.
+def make_writable_disk(
+    path: Path, size_bytes: int, cache: Path, ingest: Path, directories: Sequence[str] = OVERLAY_DIRECTORIES
+) -> None:
+    """Make an ext4 of `size_bytes` with empty `directories` of root's at `path`; blocks for milliseconds.
 
     `cache` keeps one formatted disk a size. Raises `InvalidRequest` for a size that cannot be, `Unavailable` without
     mke2fs, `OutOfSpace` on a full disk.
@@ -46,17 +51,17 @@ def make_writable_disk(path: Path, size_bytes: int, cache: Path, ingest: Path) -
             f"a disk of {size_bytes} bytes cannot be made: it has between {LEAST_BYTES >> 20} MiB and 16 TiB"
         )
     size_bytes -= size_bytes % _BLOCK_BYTES
-    formatted = cache / f"{size_bytes}-{_FORMAT}.ext4"
+    formatted = cache / f"{size_bytes}-{'-'.join(directories)}-{_FORMAT}.ext4"
     if not formatted.exists():
         with new_file(ingest) as new:
             new.file.truncate(size_bytes)
-            _format(new.file.fileno(), size_bytes)
+            _format(new.file.fileno(), size_bytes, directories)
             new.keep_as(formatted)
     with space_errors(path.parent):
         _copy_sparse(formatted, path)
 
 
-def _format(descriptor: int, size_bytes: int) -> None:
+def _format(descriptor: int, size_bytes: int, directories: Sequence[str]) -> None:
     program = shutil.which("mke2fs", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
     if program is None:
         raise Unavailable("mke2fs is missing, which formats the writable layer: install the package e2fsprogs")
@@ -71,7 +76,7 @@ def _format(descriptor: int, size_bytes: int) -> None:
     command += ["-E", "assume_storage_prezeroed=1,lazy_itable_init=0,nodiscard,root_owner=0:0"]
     with tempfile.TemporaryDirectory() as content:
         # What overlayfs needs is there from the start: a guest makes a directory in more than 5 ms when emulated.
-        for name in OVERLAY_DIRECTORIES:
+        for name in directories:
             (Path(content) / name).mkdir()
             (Path(content) / name).chmod(0o755)
         command += ["-d", content, f"/proc/self/fd/{descriptor}"]

@@ -56,12 +56,19 @@ class Root(Struct, frozen=True, kw_only=True):
 
 
 class Mount(Struct, frozen=True, kw_only=True):
-    """A mount inside the container, made after the root, in order: tmpfs and the like."""
+    """A mount inside the container, made after the root, in order.
+
+    `type` is a file system of the kernel's (tmpfs), or `volume`: the ext4 at `extent` of `disk`, read-only with the
+    option `ro`. With `fill` an empty volume gets what the image has at `target`.
+    """
 
     target: str
     type: str
     source: str
     options: tuple[str, ...] = ()
+    disk: Disk | None = None
+    extent: Extent | None = None
+    fill: bool = False
 
 
 class Rlimit(Struct, frozen=True, kw_only=True):

@@ -9,6 +9,28 @@ from msgspec import Struct
 from atoll.model.agent import Extent, HashTree, Rlimit, Terminal
 
 
+class MountPoint(Struct, frozen=True, kw_only=True):
+    """A volume or a host directory (or file) in a container, as the user asked for it.
+
+    `source` is the host's path of a bind mount, `name` that of a volume. `fills`: a new volume begins with what the
+    image has at `target`. `mode` is what was written behind `-v a:b:`. `is_anonymous`: the volume was given no name.
+    `makes_source`: a directory of the host that is missing is made (`-v`). `options` and `labels` are for a new volume.
+    """
+
+    type: Literal["volume", "bind"]
+    target: str
+    source: str = ""
+    name: str = ""
+    read_only: bool = False
+    fills: bool = True
+    mode: str = ""
+    propagation: str = ""
+    is_anonymous: bool = False
+    makes_source: bool = False
+    options: dict[str, str] = {}
+    labels: dict[str, str] = {}
+
+
 class ContainerState(Enum):
     """Life of a container; `runtime/lifecycle.py` holds the transitions."""
 
@@ -59,6 +81,7 @@ class ContainerConfig(Struct, frozen=True, kw_only=True):
     init: bool = False
     read_only: bool = False
     tmpfs: dict[str, str] = {}
+    mounts: tuple[MountPoint, ...] = ()
     shm_bytes: int = 64 << 20
     nano_cpus: int | None = None
     cpu_shares: int | None = None
@@ -119,24 +142,48 @@ class VmSpec(Struct, frozen=True, kw_only=True):
     run_dir: str
 
 
+class DiskFiles(Struct, frozen=True, kw_only=True):
+    """A disk on the host: `path` is its file, or the descriptor of one that is composed of `files`.
+
+    Those are by the number of the descriptor set that the descriptor names them with.
+    """
+
+    path: str
+    format: Literal["raw", "vmdk"] = "raw"
+    files: dict[int, str] = {}
+
+
+class VolumeMount(Struct, frozen=True, kw_only=True):
+    """A volume that is a disk: it lies at `extent` on the disk of volumes, or on the image's, which nobody can write.
+
+    `fills`: if it is empty, it gets what the image has at `target`.
+    """
+
+    target: str
+    on: Literal["volumes", "image"]
+    extent: Extent
+    read_only: bool = False
+    fills: bool = False
+
+
 class BundleSpec(VmSpec, frozen=True, kw_only=True):
     """`config.json` of a bundle: all that a runtime needs to start its container, and nothing else.
 
-    Paths are absolute. `image_disk` is the composed disk with the image's layers, `layers` are their places on it,
-    bottom first, `trees` what verifies them, if anything does; `image_files` are the disk's parts by the number of
-    the descriptor set that it names them with.
+    Paths are absolute. `image` is the composed disk with the image's layers, `layers` are their places on it, bottom
+    first, `trees` what verifies them, if anything does; `volumes` is the disk of the volumes that it may write: those
+    that it reads only are on the image's.
     """
 
     id: str
     name: str
     config: ContainerConfig
     bundle: str
-    image_disk: str
-    image_format: Literal["raw", "vmdk"] = "raw"
-    image_files: dict[int, str] = {}
+    image: DiskFiles
     layers: tuple[Extent, ...]
     trees: tuple[HashTree, ...] = ()
     writable_disk: str | None
+    volumes: DiskFiles | None = None
+    volume_mounts: tuple[VolumeMount, ...] = ()
     log_max_bytes: int
     log_max_files: int
 

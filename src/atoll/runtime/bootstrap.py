@@ -15,7 +15,7 @@ from msgspec.structs import replace as changed
 from atoll.errors import AgentFailed, BootFailed, Unavailable, VmFailed
 from atoll.guest import Agent
 from atoll.model.agent import Disk, Exited
-from atoll.model.container import BundleSpec
+from atoll.model.container import BundleSpec, DiskFiles
 from atoll.model.runtime import StartReport
 from atoll.runtime.bundle_lock import bundle_lock
 from atoll.runtime.phases import Phases
@@ -143,15 +143,18 @@ async def clone(
 
 def with_disks(machine: MachineSpec, spec: BundleSpec) -> MachineSpec:
     """The machine with the disks of a bundle."""
-    image, writable = bundle_disks(spec)
-    return replace(machine, image=image, writable=writable)
+    image, writable, volumes = bundle_disks(spec)
+    return replace(machine, image=image, writable=writable, volumes=volumes)
 
 
-def bundle_disks(spec: BundleSpec) -> tuple[DiskSource, Path | None]:
-    """The two disks that a bundle describes."""
-    files = {number: Path(file) for number, file in spec.image_files.items()}
-    image = DiskSource(Path(spec.image_disk), spec.image_format, files)
-    return image, Path(spec.writable_disk) if spec.writable_disk is not None else None
+def bundle_disks(spec: BundleSpec) -> tuple[DiskSource, Path | None, DiskSource | None]:
+    """The disks that a bundle describes: the image's, the writable layer, the volumes."""
+    writable = Path(spec.writable_disk) if spec.writable_disk is not None else None
+    return _source(spec.image), writable, None if spec.volumes is None else _source(spec.volumes)
+
+
+def _source(disk: DiskFiles) -> DiskSource:
+    return DiskSource(Path(disk.path), disk.format, {number: Path(file) for number, file in disk.files.items()})
 
 
 def vm_of(
@@ -164,6 +167,7 @@ def vm_of(
         console=console,
         image=Disk(pci=slots.IMAGE),
         writable=Disk(pci=slots.WRITABLE) if spec.writable_disk is not None else None,
+        volumes=Disk(pci=slots.VOLUMES),
         growth_mib=growth_mib,
         report=report,
     )

@@ -24,7 +24,7 @@ from msgspec.structs import replace
 
 from atoll.channel import Connection
 from atoll.errors import AtollError, CommandNotExecutable, CommandNotFound, Conflict, NotModified, VmFailed
-from atoll.guest import Agent, start_request
+from atoll.guest import Agent, container_mounts, start_request
 from atoll.model.agent import Exited, ProcessList, Resize, Signal, Statistics
 from atoll.model.container import BundleSpec, ContainerState, ExitStatus
 from atoll.model.runtime import Attach, RuntimeState, StartReport
@@ -338,7 +338,8 @@ class Container:
                 try:
                     await self._release_vm.wait()
                     # Only a disk that somebody will see again needs to be unmounted.
-                    is_kept = self.spec.writable_disk is not None and not self.spec.config.auto_remove
+                    is_seen_again = self.spec.writable_disk is not None and not self.spec.config.auto_remove
+                    is_kept = is_seen_again or self.spec.volumes is not None
                     await vm.take_down(gently=is_kept and self._life.state is ContainerState.EXITED)
                 finally:
                     watching.cancel()
@@ -365,6 +366,7 @@ class Container:
                 image=vm.image,
                 writable=vm.writable,
                 stdio=stdio,
+                mounts=container_mounts(self.spec, image=vm.image, volumes=vm.volumes),
                 growth_mib=vm.growth_mib,
             )
             asked_s = time.monotonic()

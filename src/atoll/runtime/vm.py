@@ -75,7 +75,7 @@ class Console:
 
 @dataclass(frozen=True)
 class Vm:
-    """A machine whose agent has answered; `image` and `writable` are the disks' places on its bus.
+    """A machine whose agent has answered; `image`, `writable` and `volumes` are the disks' places on its bus.
 
     `growth_mib` of its memory were added after it had booted. `report` says how it came to be.
     """
@@ -85,6 +85,7 @@ class Vm:
     console: Console
     image: Disk
     writable: Disk | None
+    volumes: Disk
     report: StartReport
     growth_mib: int = 0
 

@@ -16,7 +16,7 @@ AcceleratorName = Literal["kvm", "tcg"]
 
 @dataclass(frozen=True)
 class DiskSource:
-    """A read-only disk: a raw file, or a VMDK descriptor whose extents are called `/dev/fdset/<number>`.
+    """What is behind a disk: a raw file, or a VMDK descriptor whose extents are called `/dev/fdset/<number>`.
 
     `files` says which file each of those numbers is.
     """
@@ -41,8 +41,9 @@ class SavedMachine:
 class MachineSpec:
     """A machine to create. Paths are opened by us, with our rights, and handed over open.
 
-    `share` is a directory shown to the guest, `uid` the unprivileged user that the monitor runs as (None: our own),
-    `kernel_parameters` are added to those that the monitor chooses, `name` shows in the host's list of processes.
+    `image` is read-only, `writable` and `volumes` are not. `share` is a directory shown to the guest, `uid` the
+    unprivileged user that the monitor runs as (None: our own), `kernel_parameters` are added to those that the monitor
+    chooses, `name` shows in the host's list of processes.
     With `saved` the machine goes on where that one was saved, on a private copy of its memory: everything else must be
     as it was there, but for the disks. `save_to` are files for a machine that is to
     be saved: the first holds its RAM from the beginning (and is not sealed yet).
@@ -55,6 +56,7 @@ class MachineSpec:
     accelerator: AcceleratorName
     image: DiskSource | None = None
     writable: Path | None = None
+    volumes: DiskSource | None = None
     share: Path | None = None
     saved: SavedMachine | None = None
     save_to: SavedMachine | None = None
@@ -90,8 +92,10 @@ class Machine(Protocol):
         """Offer the guest `added_mib` (in all) beyond the memory it was created with; raises `VmFailed`."""
         ...
 
-    async def change_disks(self, image: DiskSource | None, writable: Path | None) -> None:
-        """Put other files behind the two disks while the guest runs and uses neither; raises `VmFailed`, `NotFound`.
+    async def change_disks(
+        self, image: DiskSource | None, writable: Path | None, volumes: DiskSource | None = None
+    ) -> None:
+        """Put other files behind the disks while the guest runs and uses none; raises `VmFailed`, `NotFound`.
 
         None is a disk without content. A driver that is bound goes on with the size that it has read.
         """

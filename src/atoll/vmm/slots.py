@@ -16,6 +16,8 @@ SHARE = "0000:00:08.0"
 """virtio-9p, tag `share`; only where a directory is shared."""
 GROWTH = "0000:00:09.0"
 """virtio-mem: memory added while the VM runs."""
+VOLUMES = "0000:00:0a.0"
+"""virtio-blk: the volumes that the container may write, one after the other."""
 
 
 def device_number(slot: str) -> int:

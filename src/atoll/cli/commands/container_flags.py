@@ -4,11 +4,14 @@ Docker has more. What Atoll does not have yet is not here: asking for it is an e
 """
 
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from atoll.cli.flags import INTEGER, LIST, Kind, flag, switch
 from atoll.cli.terminal.detach import parse_detach_keys
-from atoll.cli.values import environment, limits, sizes
+from atoll.cli.values import environment, limits, mounts, sizes
+
+if TYPE_CHECKING:
+    from atoll.client.shapes import Object
 
 Command = TypeVar("Command", bound=Callable[..., object])
 
@@ -75,6 +78,12 @@ FLAGS = (
         kind=Kind("bytes", sizes.parse_swap),
         help="Swap limit equal to memory plus swap: '-1' to enable unlimited swap",
     ),
+    flag(
+        "--mount",
+        kind=Kind("mount", mounts.parse_mount),
+        multiple=True,
+        help="Attach a filesystem mount to the container",
+    ),
     flag("--name", help="Assign a name to the container"),
     flag("--network", "--net", help="Connect a container to a network"),
     flag("--oom-score-adj", kind=INTEGER, help="Tune the guest's OOM preferences (-1000 to 1000)"),
@@ -107,6 +116,9 @@ FLAGS = (
     flag("--ulimit", kind=Kind("ulimit", limits.parse_ulimit), multiple=True, help="Ulimit options"),
     flag("-u", "--user", help="Username or UID (format: <name|uid>[:<group|gid>])"),
     switch("--verify", help="Verify the image's content whenever it is read"),
+    flag("-v", "--volume", kind=LIST, multiple=True, help="Bind mount a volume, or a directory of the host"),
+    flag("--volume-driver", help="Optional volume driver for the container"),
+    flag("--volumes-from", kind=LIST, multiple=True, help="Mount volumes from the specified container(s)"),
     flag("-w", "--workdir", help="Working directory inside the container"),
 )
 """One line a flag, as Docker's help has them."""
@@ -142,6 +154,7 @@ class ContainerFlags:
     log_opt: Sequence[str]
     memory: int | None
     memory_swap: int | None
+    mount: "Sequence[Object]"
     name: str | None
     network: str | None
     oom_score_adj: int | None
@@ -164,6 +177,9 @@ class ContainerFlags:
     ulimit: Sequence[dict[str, str | int]]
     user: str | None
     verify: bool
+    volume: Sequence[str]
+    volume_driver: str | None
+    volumes_from: Sequence[str]
     workdir: str | None
 
     def __init__(self, values: dict[str, object]) -> None:

@@ -7,6 +7,7 @@ from atoll.cli.commands.container_flags import ContainerFlags
 from atoll.cli.errors import ENGINE_ERROR, Failure
 from atoll.cli.terminal.mode import terminal_size
 from atoll.cli.values.environment import key_values, labels, variables
+from atoll.cli.values.mounts import split_volumes
 
 if TYPE_CHECKING:
     from atoll.client.shapes import Json, Object
@@ -20,6 +21,7 @@ def container_request(flags: ContainerFlags, image: str, command: Sequence[str],
     if flags.rm and flags.restart["Name"] not in ("", "no"):
         raise Failure("conflicting options: cannot specify both --restart and --rm", ENGINE_ERROR)
     streams = attached_streams(flags, detached=detached)
+    binds, anonymous = split_volumes(flags.volume)
     given: dict[str, object] = {
         "Image": image,
         "Cmd": list(command) or None,
@@ -38,7 +40,8 @@ def container_request(flags: ContainerFlags, image: str, command: Sequence[str],
         "AttachStderr": "stderr" in streams,
         "StopSignal": flags.stop_signal,
         "StopTimeout": flags.stop_timeout,
-        "HostConfig": _host_config(flags),
+        "Volumes": {target: {} for target in anonymous} or None,
+        "HostConfig": _host_config(flags, binds),
     }
     return _without_none(given)
 
@@ -51,7 +54,7 @@ def attached_streams(flags: ContainerFlags, *, detached: bool) -> set[str]:
     return streams | {"stdin"} if flags.interactive else streams
 
 
-def _host_config(flags: ContainerFlags) -> "Object":
+def _host_config(flags: ContainerFlags, binds: Sequence[str]) -> "Object":
     storage = key_values(flags.storage_opt)
     if flags.disk is not None:
         storage["size"] = flags.disk
@@ -60,6 +63,7 @@ def _host_config(flags: ContainerFlags) -> "Object":
     given: dict[str, object] = {
         "Atoll": {"Verify": True} if flags.verify else None,
         "AutoRemove": flags.rm or None,
+        "Binds": list(binds) or None,
         "CapAdd": list(flags.cap_add) or None,
         "CapDrop": list(flags.cap_drop) or None,
         "ConsoleSize": list(size) if size else None,
@@ -75,6 +79,7 @@ def _host_config(flags: ContainerFlags) -> "Object":
         "LogConfig": logging if flags.log_driver or flags.log_opt else None,
         "Memory": flags.memory,
         "MemorySwap": flags.memory_swap,
+        "Mounts": list(flags.mount) or None,
         "NanoCpus": flags.cpus,
         "NetworkMode": flags.network,
         "OomScoreAdj": flags.oom_score_adj,
@@ -88,6 +93,8 @@ def _host_config(flags: ContainerFlags) -> "Object":
         "Sysctls": key_values(flags.sysctl) or None,
         "Tmpfs": _tmpfs(flags.tmpfs) or None,
         "Ulimits": list(flags.ulimit) or None,
+        "VolumeDriver": flags.volume_driver,
+        "VolumesFrom": list(flags.volumes_from) or None,
     }
     return _without_none(given)
 

@@ -1,5 +1,5 @@
-"""`atoll inspect`, and `inspect` of `atoll container`, `image` and `system template`: all about objects, as JSON or
-by template.
+"""`atoll inspect`, and `inspect` of `atoll container`, `image`, `volume` and `system template`: all about objects, as
+JSON or by template.
 """
 
 import json
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 
     Find = Callable[[str], "Object"]
 
-TYPES = ("container", "image")
+TYPES = ("container", "image", "volume")
 NOT_FOUND_STATUS = 404
 
 
 def _parse_type(text: str) -> str:
     if text not in TYPES:
-        raise ValueError(f"unknown type: {text}: must be one of {' or '.join(TYPES)}")
+        raise ValueError(f"unknown type: {text}: must be one of {', '.join(TYPES)}")
     return text
 
 
@@ -36,8 +36,8 @@ SIZE = switch("-s", "--size", help="Display total file sizes if the type is cont
 @SIZE
 @flag("--type", "kind", kind=Kind("string", _parse_type), help="Only inspect objects of the given type")
 def inspect(session: Session, format: str | None, size: bool, kind: str | None, arguments: Sequence[str]) -> None:
-    """Inspect containers and images."""
-    finders = {"container": _containers(session, size=size), "image": _images(session)}
+    """Inspect containers, images and volumes."""
+    finders = {"container": _containers(session, size=size), "image": _images(session), "volume": _volumes(session)}
     chosen = [finders[kind]] if kind else list(finders.values())
 
     def find(name: str) -> "Object":
@@ -81,6 +81,19 @@ def template_inspect(session: Session, format: str | None, arguments: Sequence[s
     from atoll.client import templates
 
     _inspect(session, arguments, format, lambda name: templates.inspect(session.client, name))
+
+
+@verb("inspect", "VOLUME [VOLUME...]", help="Display detailed information on one or more volumes", at_least=1)
+@FORMAT
+def volume_inspect(session: Session, format: str | None, arguments: Sequence[str]) -> None:
+    """Inspect volumes."""
+    _inspect(session, arguments, format, _volumes(session))
+
+
+def _volumes(session: Session) -> "Find":
+    from atoll.client import volumes
+
+    return lambda name: volumes.inspect(session.client, name)
 
 
 def _containers(session: Session, *, size: bool) -> "Find":

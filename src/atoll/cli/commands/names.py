@@ -38,4 +38,5 @@ TREES = {
     "inspect": "inspect:inspect",
     "system": "trees:system",
     "version": "version:version",
+    "volume": "trees:volume",
 }

@@ -1,4 +1,4 @@
-"""`atoll container`, `atoll image`, `atoll system` and its `kernel` and `template`: the same verbs by subject."""
+"""`atoll container`, `image`, `volume`, `system` and its `kernel` and `template`: the same verbs by subject."""
 
 from atoll.cli.commands.names import CONTAINER_VERBS, IMAGE_VERBS
 from atoll.cli.tree import Tree
@@ -31,6 +31,21 @@ image = Tree(
         "tag": IMAGE_VERBS["tag"],
     },
     sections={"Commands": ["import", "inspect", "load", "ls", "pull", "rm", "tag"]},
+)
+
+volume = Tree(
+    "volume",
+    help="Manage volumes",
+    entries={
+        "create": "volumes:create",
+        "inspect": "inspect:volume_inspect",
+        "list": "volumes:ls",
+        "ls": "volumes:ls",
+        "prune": "volumes:prune",
+        "remove": "volumes:rm",
+        "rm": "volumes:rm",
+    },
+    sections={"Commands": ["create", "inspect", "ls", "prune", "rm"]},
 )
 
 kernel = Tree(

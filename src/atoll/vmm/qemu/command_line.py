@@ -6,6 +6,7 @@ Figures: docs/adr/0003-device-set.md. "Saves" is time to the agent's first messa
 import hashlib
 import os
 from dataclasses import dataclass
+from pathlib import Path
 
 from atoll.vmm import slots
 from atoll.vmm.monitor import AcceleratorName, DiskSource, MachineSpec
@@ -14,11 +15,8 @@ Node = dict[str, str | int | bool]
 """A block node as `blockdev-add` takes it."""
 
 AGENT_PORT = "org.atoll.agent"
-IMAGE, WRITABLE = "image", "writable"
-"""The nodes that the two disks' devices are connected with."""
-IMAGE_SET, WRITABLE_SET = 1, 2
-"""Descriptor sets of the disks' own files; a composed image brings numbers from `FIRST_FREE_SET` on."""
 FIRST_FREE_SET = 10
+"""Descriptor sets below are the disks' own; the parts of a disk that is composed have numbers from here on."""
 GROWTH = "growth"
 """The device that memory is added by."""
 GROWTH_MIB = 64 << 10
@@ -26,6 +24,35 @@ GROWTH_MIB = 64 << 10
 _MOST_CPUS = 32
 PLACEHOLDER_BYTES = 1 << 44
 """Size of a disk without content: larger than any that takes its place, for a bound driver keeps the size it read."""
+
+
+@dataclass(frozen=True)
+class DiskDevice:
+    """A disk that every machine has: the name of the node behind it, its place, the set of its own file."""
+
+    name: str
+    slot: str
+    fdset: int
+    is_read_only: bool = False
+
+    @property
+    def first_node(self) -> str:
+        """The node of the file that a machine is created with behind the disk."""
+        return f"{self.name}-file"
+
+    @property
+    def options(self) -> dict[str, str | bool]:
+        """Options of the node between device and file."""
+        return {"read-only": True} if self.is_read_only else {"discard": "unmap"}
+
+
+DISKS = (
+    DiskDevice("image", slots.IMAGE, 1, is_read_only=True),
+    DiskDevice("writable", slots.WRITABLE, 2),
+    DiskDevice("volumes", slots.VOLUMES, 3),
+)
+Sources = tuple[DiskSource | None, ...]
+"""What is behind each of `DISKS`."""
 
 
 @dataclass(frozen=True)
@@ -164,56 +191,44 @@ def _agent_port(sockets: Sockets) -> list[str]:
 
 def _disks(spec: MachineSpec, files: OpenFiles) -> list[str]:
     sets = (word for number, fd in files.sets.items() for word in ("-add-fd", f"fd={fd},set={number}"))
-    nodes = [
-        *image_nodes(spec.image, first_node(IMAGE), IMAGE_SET),
-        *writable_nodes(spec.writable is not None, first_node(WRITABLE), WRITABLE_SET),
-    ]
     return [
         *sets,
-        *(word for node in nodes for word in _blockdev(node)),
-        *_disk(IMAGE, slots.IMAGE, "read-only=on"),
-        *_disk(WRITABLE, slots.WRITABLE, "discard=unmap"),
+        *(
+            word
+            for disk, source in zip(DISKS, sources(spec.image, spec.writable, spec.volumes), strict=True)
+            for node in disk_nodes(disk, source, disk.first_node, disk.fdset)
+            for word in _blockdev(node)
+        ),
+        *(word for disk in DISKS for word in _disk(disk)),
     ]
 
 
-def first_node(disk: str) -> str:
-    """The node of the file that a machine is created with behind `disk`."""
-    return f"{disk}-file"
+def sources(image: DiskSource | None, writable: Path | None, volumes: DiskSource | None) -> Sources:
+    """What is behind each of `DISKS`, in order."""
+    return image, None if writable is None else DiskSource(writable), volumes
 
 
-def _disk(name: str, slot: str, *options: str) -> list[str]:
+def _disk(disk: DiskDevice) -> list[str]:
     return [
         # The node between device and file is what a running machine can be given another file by (blockdev-reopen).
-        *("-blockdev", ",".join(("driver=raw", f"node-name={name}", f"file={first_node(name)}", *options))),
+        *_blockdev({"driver": "raw", "node-name": disk.name, "file": disk.first_node, **disk.options}),
         # One queue, whatever the number of CPUs: they are few, and mostly idle. werror: the guest is told when the host
         # has no space left; QEMU would stop the machine, and nobody would hear why.
-        *_device("virtio-blk-pci", slot, f"drive={name}", "num-queues=1", "werror=report"),
+        *_device("virtio-blk-pci", disk.slot, f"drive={disk.name}", "num-queues=1", "werror=report"),
     ]
 
 
-def image_nodes(image: DiskSource | None, node: str, fdset: int) -> list[Node]:
-    """What the node `node` of a read-only disk stands on, bottom first, itself last; `fdset` has its own file."""
-    if image is None:
-        return [_placeholder(node) | {"read-only": True}]
-    file: Node = {"driver": "file", "filename": f"/dev/fdset/{fdset}", "read-only": True}
-    if image.format == "raw":
+def disk_nodes(disk: DiskDevice, source: DiskSource | None, node: str, fdset: int) -> list[Node]:
+    """What the node `node` of a disk stands on, bottom first, itself last; `fdset` has the source's own file."""
+    options = disk.options
+    if source is None:
+        read_only: Node = {"read-only": True} if disk.is_read_only else {}
+        return [{"driver": "null-co", "size": PLACEHOLDER_BYTES, "read-zeroes": True, "node-name": node, **read_only}]
+    file: Node = {"driver": "file", "filename": f"/dev/fdset/{fdset}", **options}
+    if source.format == "raw":
         return [file | {"node-name": node}]
     descriptor = f"{node}-descriptor"
-    return [
-        file | {"node-name": descriptor},
-        {"driver": "vmdk", "node-name": node, "file": descriptor, "read-only": True},
-    ]
-
-
-def writable_nodes(has_file: bool, node: str, fdset: int) -> list[Node]:
-    """The same for the writable disk."""
-    if not has_file:
-        return [_placeholder(node)]
-    return [{"driver": "file", "filename": f"/dev/fdset/{fdset}", "discard": "unmap", "node-name": node}]
-
-
-def _placeholder(node: str) -> Node:
-    return {"driver": "null-co", "size": PLACEHOLDER_BYTES, "read-zeroes": True, "node-name": node}
+    return [file | {"node-name": descriptor}, {"driver": "vmdk", "node-name": node, "file": descriptor, **options}]
 
 
 def _blockdev(node: Node) -> list[str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from atoll.errors import InvalidRequest, NotFound, VmFailed
 from atoll.vmm.monitor import MachineSpec
-from atoll.vmm.qemu.command_line import FIRST_FREE_SET, IMAGE_SET, WRITABLE_SET, OpenFiles, Sockets
+from atoll.vmm.qemu.command_line import DISKS, FIRST_FREE_SET, OpenFiles, Sockets, sources
 
 
 @dataclass(frozen=True)
@@ -60,16 +60,15 @@ def open_handover(spec: MachineSpec, ours: ExitStack, theirs: ExitStack) -> tupl
     network = pair(socket.SOCK_DGRAM)
     saved = spec.saved or spec.save_to
     sets: dict[int, int] = {}
-    if spec.image is not None:
-        sets[IMAGE_SET] = opened(spec.image.path)
-        for number, path in spec.image.files.items():
-            if number < FIRST_FREE_SET:
-                raise InvalidRequest(
-                    f"descriptor set {number} of disk {spec.image.path} is taken: use {FIRST_FREE_SET}+"
-                )
-            sets[number] = opened(path)
-    if spec.writable is not None:
-        sets[WRITABLE_SET] = opened(spec.writable, os.O_RDWR)
+    for disk, source in zip(DISKS, sources(spec.image, spec.writable, spec.volumes), strict=True):
+        if source is None:
+            continue
+        flags = os.O_RDONLY if disk.is_read_only else os.O_RDWR
+        sets[disk.fdset] = opened(source.path, flags)
+        for number, path in source.files.items():
+            if number < FIRST_FREE_SET or number in sets:
+                raise InvalidRequest(f"descriptor set {number} of disk {source.path} is taken: use {FIRST_FREE_SET}+")
+            sets[number] = opened(path, flags)
     files = OpenFiles(
         kernel=opened(spec.kernel),
         initramfs=opened(spec.initramfs),

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from atoll.errors import VmFailed
 from atoll.vmm.monitor import DiskSource, Machine, MachineSpec
-from atoll.vmm.qemu.command_line import GROWTH, command_line
+from atoll.vmm.qemu.command_line import GROWTH, command_line, sources
 from atoll.vmm.qemu.control import Control, control
 from atoll.vmm.qemu.disks import Disks
 from atoll.vmm.qemu.handover import HostEnds, open_handover
@@ -29,7 +29,7 @@ class QemuMonitor:
                 arguments = command_line(spec, handover.sockets, handover.files)
                 qemu = await stack.enter_async_context(running(spec, arguments, handover.descriptors))
             channel = await stack.enter_async_context(control(qemu, ends.control))
-            disks = Disks(channel, spec.image, spec.writable)
+            disks = Disks(channel, spec)
             machine = QemuMachine(spec, qemu, channel, disks, ends, handover.state)
             if spec.saved is None:
                 await machine.unplug_network()
@@ -89,9 +89,11 @@ class QemuMachine:
         device = {"path": f"/machine/peripheral/{GROWTH}", "property": "requested-size", "value": added_mib << 20}
         await self._control.execute("qom-set", device)
 
-    async def change_disks(self, image: DiskSource | None, writable: Path | None) -> None:
+    async def change_disks(
+        self, image: DiskSource | None, writable: Path | None, volumes: DiskSource | None = None
+    ) -> None:
         """See `Machine.change_disks`."""
-        await self._disks.change(image, writable)
+        await self._disks.change(sources(image, writable, volumes))
 
     def set_priority(self, *, low: bool) -> None:
         """See `Machine.set_priority`."""
