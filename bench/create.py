@@ -10,8 +10,6 @@ Exits with 1 when a limit is broken.
 
 import argparse
 import contextlib
-import hashlib
-import json
 import statistics
 import sys
 import time
@@ -20,7 +18,7 @@ from contextlib import ExitStack
 
 from engines import IMAGE, Refused, bench_engine, delete, post
 from figures import print_table, wait_until_quiet
-from harness.archives import Member, file, tar
+from harness.archives import file, image_archive, tar
 from harness.engine import EngineUnderTest
 from harness.images import busybox_root, debian_root
 
@@ -62,19 +60,8 @@ def allocated_bytes(engine: EngineUnderTest, containers: list[str]) -> list[int]
 
 def many_layers() -> bytes:
     """An archive of busybox under 99 layers with a file each."""
-    layers = [busybox_root(), *(tar([file(f"layer{n}", b"%d\n" % n)]) for n in range(1, LAYERS))]
-    diff_ids = [f"sha256:{hashlib.sha256(layer).hexdigest()}" for layer in layers]
-    config = {
-        "architecture": "amd64",
-        "os": "linux",
-        "config": {"Env": ["PATH=/bin"], "Cmd": ["sh"]},
-        "rootfs": {"type": "layers", "diff_ids": diff_ids},
-    }
-    names = [f"{number}.tar" for number in range(LAYERS)]
-    manifest = [{"Config": "config.json", "RepoTags": ["layers:latest"], "Layers": names}]
-    members: list[Member] = [file(name, layer) for name, layer in zip(names, layers, strict=True)]
-    members += [file("config.json", json.dumps(config).encode()), file("manifest.json", json.dumps(manifest).encode())]
-    return tar(members)
+    above = (tar([file(f"layer{number}", b"%d\n" % number)]) for number in range(1, LAYERS))
+    return image_archive([busybox_root(), *above], "layers:latest")
 
 
 def main() -> None:

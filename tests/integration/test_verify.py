@@ -8,6 +8,7 @@ from io import BytesIO
 from pathlib import Path
 
 import pytest
+from harness.archives import file, image_archive, tar
 from harness.container import Container
 from harness.engine import EngineUnderTest
 from harness.images import busybox_root
@@ -114,3 +115,14 @@ def test_the_setting_verifies_every_container_however_it_starts(engine_with: Eng
         container = Container(engine.atoll.ok("run", "-d", "busybox", "sleep", "100000"), engine)
         assert container.inspect()["HostConfig"]["Atoll"] == {"Verify": True}
         assert _files(engine, "verity")
+
+
+def test_images_of_several_layers_and_read_only_volumes_beside_them_are_verified(
+    private_engine: EngineUnderTest,
+) -> None:
+    atoll = private_engine.atoll
+    layers = [busybox_root(), *(tar([file(f"layer{number}", b"%d\n" % number)]) for number in range(1, 5))]
+    atoll.ok("image", "load", input=image_archive(layers, "layered:latest"))
+    atoll.ok("run", "--rm", "-v", "reef:/reef", "busybox", "sh", "-c", "echo coral > /reef/file")
+    look = ("sh", "-c", "cat /layer1 /layer4 /reef/file; echo new > /layer2; cat /layer2")
+    assert atoll.ok("run", "--rm", "--verify", "-v", "reef:/reef:ro", "layered", *look) == "1\n4\ncoral\nnew"

@@ -88,12 +88,19 @@ def test_a_layer_that_is_gone_takes_its_root_along(store: TreeStore, tmp_path: P
     assert store.tree("sha256:0", changed) == kept
 
 
-def test_trees_lie_behind_the_layers(store: TreeStore, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [1, 2, 127])
+def test_trees_lie_behind_the_layers_and_qemu_finds_them_there(store: TreeStore, tmp_path: Path, number: int) -> None:
     squashfs = layer(tmp_path)
-    layers = [DiskLayer(name, squashfs, store.tree(name, squashfs)) for name in ("sha256:0", "sha256:1")]
+    layers = [DiskLayer(name, squashfs, store.tree(name, squashfs)) for name in map(str, range(number))]
     disk = compose_disk(layers, tmp_path / "disk", tmp_path)
-    assert disk.format == "vmdk"
-    assert disk.extents == ((0, MIB), (MIB, MIB))
     size = 3 * BLOCK_BYTES
-    assert [place[:2] for place in disk.trees] == [(2 * MIB, size), (2 * MIB + size, size)]
-    assert len(disk.files) == 4
+    assert disk.extents == tuple((at * MIB, MIB) for at in range(number))
+    assert [place[:2] for place in disk.trees] == [(number * MIB + at * size, size) for at in range(number)]
+    text = disk.path.read_text()
+    for fdset, path in disk.files.items():
+        text = text.replace(f'"/dev/fdset/{fdset}"', f'"{path}"')
+    (tmp_path / "by-path.vmdk").write_text(text)
+    command = ["qemu-img", "convert", "-f", "vmdk", "-O", "raw", tmp_path / "by-path.vmdk", tmp_path / "raw"]
+    subprocess.run(command, check=True)
+    trees = b"".join(made.tree.file.read_bytes() for made in layers if made.tree is not None)
+    assert (tmp_path / "raw").read_bytes() == squashfs.read_bytes() * number + trees
