@@ -89,7 +89,7 @@ def plain_guest(stack: ExitStack, scratch: Path, root: bytes) -> Guest:
     make_writable_disk(ext4, WRITABLE_MIB << 20, scratch, scratch)
     machine = asyncio.run(boot.machine(kernel, scratch))
     started = stack.enter_context(guest(kernel, machine, scratch, [Disk(squashfs), Disk(ext4, is_read_only=False)]))
-    started.run("mount -t squashfs -o ro /dev/vdc /mnt && mount -t ext4 /dev/vdd /mnt/written")
+    started.run("mount -t squashfs -o ro /dev/plain0 /mnt && mount -t ext4 /dev/plain1 /mnt/written")
     started.run("mount -o bind /dev /mnt/dev && mount -t proc proc /mnt/proc")
     return started
 

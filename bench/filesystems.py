@@ -98,12 +98,12 @@ def main() -> None:
         machine = asyncio.run(boot.machine(kernel, scratch))
         disks = [Disk(tools), *(Disk(path) for path in files)]
         shell = stack.enter_context(guest(kernel, machine, scratch, disks, ("erofs",)))
-        shell.run("mkdir /tools && mount -t squashfs -o ro /dev/vdc /tools && mount -o bind /dev /tools/dev")
+        shell.run("mkdir /tools && mount -t squashfs -o ro /dev/plain0 /tools && mount -o bind /dev /tools/dev")
         for what, line in _TIMED.items():
             figures: dict[str, list[float]] = defaultdict(list)
             for number in range(options.rounds + 1):
-                for (kind, name), letter in zip(KINDS.items(), "def", strict=True):
-                    shell.run(f"AT=/tools/written KIND={name} DISK=/dev/vd{letter}")
+                for disk, (kind, name) in enumerate(KINDS.items(), start=1):
+                    shell.run(f"AT=/tools/written KIND={name} DISK=/dev/plain{disk}")
                     shell.run("mount -t $KIND -o ro $DISK $AT; sync; echo 3 > /proc/sys/vm/drop_caches")
                     wait_until_quiet()
                     clock = "cut -d ' ' -f 1 /proc/uptime"

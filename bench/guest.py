@@ -1,8 +1,7 @@
 """A plain Linux guest under plain QEMU: no agent, no engine, no template; a shell on its serial line.
 
 It has the kernel, the processor, the memory and the board that the engine gives a container's VM, and disks as a user
-would attach them by hand (`-drive if=none` and `virtio-blk-pci`, nothing set): `/dev/vdc` and on, behind the two
-that the board has.
+would attach them by hand (`-drive if=none` and `virtio-blk-pci`, nothing that matters set): `/dev/plain0` and on.
 """
 
 import select
@@ -33,6 +32,7 @@ mount -t proc proc /proc
 mount -t sysfs sys /sys
 mount -t devtmpfs dev /dev
 for module in $(cat /modules/order); do insmod /modules/$module; done
+for disk in /sys/block/vd*; do ln -s /dev/${disk##*/} /dev/$(cat $disk/serial); done
 echo "ready @@@0"
 while read -r line; do
     eval "$line" 2>&1
@@ -97,7 +97,7 @@ def guest(
         for number, disk in enumerate(disks):
             readonly = "on" if disk.is_read_only else "off"
             arguments += ["-drive", f"if=none,id=plain{number},format=raw,readonly={readonly},file={disk.path}"]
-            arguments += ["-device", f"virtio-blk-pci,drive=plain{number},addr={0x10 + number:#x}"]
+            arguments += ["-device", f"virtio-blk-pci,drive=plain{number},serial=plain{number}"]
         with subprocess.Popen([spec.qemu, *arguments], pass_fds=handover.descriptors) as qemu:
             theirs.close()
             try:
