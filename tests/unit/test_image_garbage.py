@@ -121,6 +121,24 @@ async def test_a_pull_that_fails_takes_nothing_from_others(store: ContentStore, 
     assert (await check(store)).blobs == 3
 
 
+async def test_a_pull_brings_back_the_blob_of_an_image_that_a_check_could_not_remove(
+    store: ContentStore, tmp_path: Path
+) -> None:
+    findings: list[Finding] = []
+
+    async def report(finding: Finding) -> None:
+        findings.append(finding)
+
+    async with StallingRegistry().serving() as host:
+        pulled = await store.pull(f"{host}/lower:1")
+        assert await store.take_checksum()
+        (tmp_path / "content/blobs/sha256" / digest(ROOT)[7:]).write_bytes(b"damaged")
+        assert (await store.check(report, lambda image_id: True, repair=True)).left == 1
+        assert [finding.kind for finding in findings] == ["blob", "image"]
+        assert await store.pull(f"{host}/lower:1") == pulled
+    assert (await check(store)).found == 0
+
+
 async def test_disks_are_composed_while_other_images_of_the_same_layers_go(store: ContentStore) -> None:
     async def load(*layers: bytes, tag: str) -> None:
         config, _ = image(*layers)

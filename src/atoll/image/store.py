@@ -160,7 +160,7 @@ class ContentStore:
             before = self._catalog.find(name)
             # Blobs of layers that are here already, perhaps of an image that is removed meanwhile.
             there = [(diff_id, blob) for diff_id, _ in pulled.layers for blob in self._catalog.layer_blobs(diff_id)]
-            await fetch_layers(repository, pulled, self._layers.has, self._fetch_layer, report)
+            await fetch_layers(repository, pulled, self._has_layer, self._fetch_layer, report)
             documents = [await asyncio.to_thread(self._blobs.add, document) for document in pulled.documents]
             there += [(diff_id, layer.digest) for diff_id, layer in pulled.layers]
             await self._enter(
@@ -343,7 +343,7 @@ class ContentStore:
             await self._make_layer(diff_id, descriptor.digest)
             return
         async with self._making_of(diff_id):
-            if self._layers.has(diff_id):
+            if self._has_layer(diff_id, descriptor.digest):
                 return
             store = partial(
                 store_layer,
@@ -355,6 +355,10 @@ class ContentStore:
                 size_bytes=descriptor.size,
             )
             await consume(chunks, store)
+
+    def _has_layer(self, diff_id: str, *blobs: str) -> bool:
+        """Whether the layer is here, and a blob to save and mend it from: one of `blobs`, or one that is known."""
+        return self._layers.has(diff_id) and any(map(self._blobs.has, (*blobs, *self._catalog.layer_blobs(diff_id))))
 
     def _making_of(self, diff_id: str) -> asyncio.Lock:
         return self._making.setdefault(diff_id, asyncio.Lock())
