@@ -55,7 +55,7 @@ class Store:
         async def report(finding: Finding) -> None:
             self.found.append(finding)
 
-        return await self.store.check(report, lambda image_id: image_id in self.used, repair=repair)
+        return await self.store.upkeep.check(report, lambda image_id: image_id in self.used, repair=repair)
 
     @property
     def outcomes(self) -> list[tuple[str, str]]:
@@ -118,7 +118,7 @@ async def test_a_damaged_layer_is_found_and_made_anew_from_its_blob(
     store: Store, harm: Harm, is_recorded: bool
 ) -> None:
     whole = store.layer(ROOT).read_bytes()
-    while is_recorded and await store.store.take_checksum():
+    while is_recorded and await store.store.upkeep.take_checksum():
         pass
     harm(store.layer(ROOT))
     assert (await store.check()).left == 2
@@ -215,7 +215,7 @@ async def test_a_layer_in_use_is_not_changed_under_who_reads_it(store: Store) ->
 
 
 async def test_a_checksum_goes_with_the_last_image_that_has_the_layer(store: Store, tmp_path: Path) -> None:
-    while await store.store.take_checksum():
+    while await store.store.upkeep.take_checksum():
         pass
     count = "SELECT count(*) FROM layer_checksum"
     assert Database(tmp_path / "atoll.db").query(count)[0][0] == 2

@@ -12,10 +12,11 @@ import msgspec
 from aiohttp import web
 
 from atoll.api.listing import decode_filters, image_name_fits, label_fits
+from atoll.api.registry import all_credentials_of, credentials_of, scheme_of
 from atoll.api.requests import answer, engine_of, flag
 from atoll.engine.engine import Engine
 from atoll.errors import AtollError, InvalidRequest, NotFound, Unsupported
-from atoll.image import Image
+from atoll.image import Image, Reference
 
 _CHUNK_BYTES = 1 << 20
 _KNOWN = ("dangling", "reference", "label", "before", "since", "until")
@@ -108,16 +109,33 @@ async def _pull(request: web.Request) -> web.StreamResponse:
     name, wanted = query["fromImage"], query.get("tag", "")
     if wanted:
         name += f"@{wanted}" if ":" in wanted else f":{wanted}"
-    elif ":" not in name.rpartition("/")[2] and "@" not in name:
-        raise Unsupported("atoll does not pull all tags of a repository (--all-tags) yet")
     platform = query.get("platform") or None
+    scheme, credentials = scheme_of(request), all_credentials_of(request, name)
+    is_whole = not Reference.parse(name).tag and "@" not in name
+    content = engine.images.content
 
     async def pull(report: Report) -> None:
-        image = await engine.images.content.pull(name, platform, report)
-        engine.images.publish("pull", name, name)
-        del image
+        tags = await content.tags(name, scheme=scheme, credentials=credentials) if is_whole else [None]
+        for tag in tags:
+            full = name if tag is None else f"{name}:{tag}"
+            await content.pull(full, platform, report, scheme=scheme, credentials=credentials)
+            engine.images.publish("pull", full, full)
 
     return await _reporting(request, pull)
+
+
+async def push(request: web.Request) -> web.StreamResponse:
+    """Put an image into its registry; without a tag, all that have the name."""
+    engine, name = engine_of(request), request.match_info["name"]
+    if wanted := request.query.get("tag", ""):
+        name += f":{wanted}"
+    scheme, credentials = scheme_of(request), credentials_of(request)
+
+    async def push(report: Report) -> None:
+        await engine.images.content.push(name, report, scheme=scheme, credentials=credentials)
+        engine.images.publish("push", name, name)
+
+    return await _reporting(request, push)
 
 
 async def _import(request: web.Request) -> web.StreamResponse:
@@ -280,6 +298,7 @@ ROUTES = (
     ("POST", "/images/load", load),
     ("GET", "/images/{name:.+}/json", inspect),
     ("GET", "/images/{name:.+}/history", history),
+    ("POST", "/images/{name:.+}/push", push),
     ("POST", "/images/{name:.+}/tag", tag),
     ("DELETE", "/images/{name:.+}", remove),
 )

@@ -22,6 +22,7 @@ from atoll.api import (
     exec,
     images,
     logs,
+    registry,
     stats,
     system,
     usage,
@@ -39,11 +40,26 @@ MOST_BODY_BYTES = 16 << 20
 """Of a JSON body; archives are streamed and may be larger."""
 SHUTDOWN_S = 0.5
 
-_MODULES = (system, containers, attach, logs, stats, exec, archives, images, volumes, usage, events, check, atoll)
+_MODULES = (
+    system,
+    containers,
+    attach,
+    logs,
+    stats,
+    exec,
+    archives,
+    images,
+    registry,
+    volumes,
+    usage,
+    events,
+    check,
+    atoll,
+)
 _VERSION = re.compile(r"/v(\d+)\.(\d+)/")
 _NOT_YET = re.compile(
     r"(?:/v[\d.]+)?/(networks|build|commit|swarm|nodes|services|tasks|secrets|configs|plugins|session|"
-    r"distribution|auth|images/\w+/push|images/search|containers/[^/]+/(?:archive|export|changes|update))"
+    r"distribution|images/search|containers/[^/]+/(?:archive|export|changes|update))"
 )
 # `docker inspect NAME` asks for one after the other, and goes on for as long as it is told that there is no such thing.
 _NONE_OF = re.compile(r"(?:/v[\d.]+)?/(network|volume|node|service|task|secret|config|plugin)s/([^/]+)(?:/json)?$")

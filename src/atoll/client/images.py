@@ -46,11 +46,27 @@ def prune(client: Client, filters: Mapping[str, Sequence[str]]) -> "Pruned":
 
 
 def pull(
-    client: Client, repository: str, tag_name: str | None, *, platform: str | None, all_tags: bool = False
+    client: Client,
+    repository: str,
+    tag_name: str | None,
+    *,
+    platform: str | None,
+    all_tags: bool = False,
+    scheme: str | None = None,
+    headers: Mapping[str, str] | None = None,
 ) -> "Iterator[ProgressLine]":
-    """Fetch an image from a registry."""
-    query = {"fromImage": repository, "tag": None if all_tags else tag_name, "platform": platform}
-    return _progress(client.request("POST", "/images/create", query))
+    """Fetch an image from a registry; `headers` say who asks."""
+    tag_wanted = None if all_tags else tag_name
+    query = {"fromImage": repository, "tag": tag_wanted, "platform": platform, "scheme": scheme}
+    return _progress(client.request("POST", "/images/create", query, headers=headers))
+
+
+def push(
+    client: Client, repository: str, tag_name: str | None, *, scheme: str | None, headers: Mapping[str, str]
+) -> "Iterator[ProgressLine]":
+    """Put an image into a registry, with all its tags there when `tag_name` is None; `headers` say who asks."""
+    query = {"tag": tag_name, "scheme": scheme}
+    return _progress(client.request("POST", _path(repository, "push"), query, headers=headers))
 
 
 def load(client: Client, archive: Iterable[bytes], *, quiet: bool, platform: str | None) -> "Iterator[ProgressLine]":

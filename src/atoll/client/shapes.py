@@ -182,7 +182,7 @@ class Progress(TypedDict, total=False):
 
 
 class ProgressLine(TypedDict, total=False):
-    """One line of the answer to a pull, a load or an import."""
+    """One line of the answer to a pull, a push, a load or an import."""
 
     id: str
     status: str

@@ -6,16 +6,23 @@ from atoll.engine.container import Container
 from atoll.engine.events import EventBus
 from atoll.engine.registry import Registry
 from atoll.errors import Conflict, NotFound
-from atoll.image import ContentStore, Image
+from atoll.image import ContentStore, Credentials, Image, Registries, Scheme, log_in
 
 
 class Images:
-    """Finds and removes images; loading and pulling go to `content` directly."""
+    """Finds and removes images; loading, pulling and pushing go to `content` directly."""
 
-    def __init__(self, content: ContentStore, containers: Registry[Container], events: EventBus) -> None:
+    def __init__(
+        self, content: ContentStore, registries: Registries, containers: Registry[Container], events: EventBus
+    ) -> None:
         self.content = content
+        self._registries = registries
         self._containers = containers
         self._events = events
+
+    async def log_in(self, domain: str, credentials: Credentials, scheme: Scheme) -> str:
+        """Whether the registry called `domain` takes `credentials`: raises as `atoll.image.log_in` does."""
+        return await log_in(domain, credentials, self._registries, scheme)
 
     def users(self, image_id: str) -> list[Container]:
         """The containers made of an image."""
@@ -73,7 +80,7 @@ class Images:
 
         With `dangling` those alone that have no name with a tag.
         """
-        before = await self.content.usage()
+        before = self.content.upkeep.usage()
         removed: list[dict[str, str]] = []
         for image in await self.content.list():
             if (dangling and image.repo_tags) or not wanted(image):
@@ -84,7 +91,7 @@ class Images:
             entries = await self.content.remove(image.id, force=True)
             self._publish_removal(image.id, entries)
             removed += entries
-        after = await self.content.usage()
+        after = self.content.upkeep.usage()
         return removed, sum(size for diff_id, size in before.layer_bytes.items() if diff_id not in after.layer_bytes)
 
     def _publish_removal(self, image_id: str, removed: Sequence[Mapping[str, str]]) -> None:

@@ -33,11 +33,15 @@ class BlobWriter:
 
     def write(self, data: bytes | memoryview) -> None:
         """Append `data`; raises `InvalidRequest` beyond the size that was announced or allowed."""
+        self.count(data)
+        write_fully(self._file, data)
+
+    def count(self, data: bytes | memoryview) -> None:
+        """Take `data` for the next bytes of the blob, which the file has already; raises as `write` does."""
         self.size_bytes += len(data)
         if self.size_bytes > self._limit_bytes:
             raise InvalidRequest(f"a blob is larger than the {self._limit_bytes} bytes it may have")
         self._hash.update(data)
-        write_fully(self._file, data)
 
     def verify(self) -> None:
         """Raise `InvalidRequest` unless what was written is what was announced."""

@@ -7,10 +7,8 @@ Files first, then the entry in the catalog: a crash leaves at most files that no
 import asyncio
 import shutil
 import tempfile
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Iterable, Sequence, Set
-from contextlib import suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence, Set
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from weakref import WeakValueDictionary
 
@@ -18,8 +16,8 @@ from atoll.errors import Conflict, InvalidRequest, NotFound
 from atoll.image.archive import ArchivedImage, read_archive
 from atoll.image.blobs import BlobStore
 from atoll.image.catalog import Catalog
-from atoll.image.check import Check, Checked, Finding
 from atoll.image.disk import ComposedDisk, DiskLayer, compose_disk, disk_key
+from atoll.image.download import ChunksFrom, Downloads
 from atoll.image.durable import sync_file
 from atoll.image.feed import consume, consume_file
 from atoll.image.garbage import Garbage
@@ -29,14 +27,18 @@ from atoll.image.limits import DEFAULT_LIMITS, Limits
 from atoll.image.manifest import HOST, parse_config, parse_platform
 from atoll.image.names import Names, name_to_give
 from atoll.image.oci import Descriptor, ImageConfig
+from atoll.image.origins import Origins
 from atoll.image.outgoing import KnownImage, outgoing_image
-from atoll.image.pull import Report, fetch_layers, resolve, together
+from atoll.image.packing import Packing
+from atoll.image.progress import Report
+from atoll.image.pull import fetch_layers, resolve, together
+from atoll.image.push import Pusher
 from atoll.image.reference import Reference
-from atoll.image.registry import open_repository
+from atoll.image.registry import ANONYMOUS, DEFAULT_REGISTRIES, Credentials, Registries, Scheme, open_sources
 from atoll.image.rootfs import check_changes, imported_config, store_layer
 from atoll.image.save import ArchiveFormat, archive_chunks
 from atoll.image.tarstream import Source
-from atoll.image.usage import Usage
+from atoll.image.upkeep import Upkeep
 from atoll.image.writable import VOLUME_DIRECTORIES, make_writable_disk
 from atoll.store.database import Database
 
@@ -55,11 +57,11 @@ class ContentStore:
         database: Database,
         *,
         limits: Limits = DEFAULT_LIMITS,
-        insecure_registries: Collection[str] = (),
+        registries: Registries = DEFAULT_REGISTRIES,
     ) -> None:
         """Open the store, made when it is missing, and sweep what a crash has left."""
         self._limits = limits
-        self._insecure_registries = frozenset(insecure_registries)
+        self._registries = registries
         self._ingest = root / "ingest"
         self._disks = root / "disks"
         self._writable = root / "writable"
@@ -71,13 +73,27 @@ class ContentStore:
         sync_file(root)
         self._blobs = BlobStore(root / "blobs", self._ingest)
         self._layers = LayerStore(root / "layers", self._ingest)
+        self._downloads = Downloads(root / "partial", self._blobs, self._layers, limits)
         self._catalog = Catalog(database)
         self._names = Names(self._catalog)
+        packing = Packing(database, self._ingest)
+        self._origins = Origins(database)
+        self._pusher = Pusher(registries, packing, self._origins)
         self._configs: dict[str, ImageConfig] = {}
         self._making: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._converting = asyncio.Semaphore(_CONVERSIONS)
         self._garbage = Garbage(self._catalog, self._blobs, self._layers, self._disks, self._ingest)
         self._garbage.sweep()
+        self.upkeep = Upkeep(
+            self._catalog,
+            self._blobs,
+            self._layers,
+            self._garbage,
+            limits,
+            disks=self._disks,
+            writable=self._writable,
+            ingest=self._ingest,
+        )
 
     async def load(self, chunks: AsyncIterator[bytes]) -> list[str]:
         """Load every image of an archive (docker-archive or OCI layout, compressed or not) and return their names.
@@ -147,20 +163,29 @@ class ContentStore:
             )
         return self._image(image_id)
 
-    async def pull(self, reference: str, platform: str | None = None, report: Report = lambda line: None) -> Image:
+    async def pull(
+        self,
+        reference: str,
+        platform: str | None = None,
+        report: Report = lambda line: None,
+        *,
+        scheme: Scheme = Scheme.AUTO,
+        credentials: Mapping[str, Credentials] | None = None,
+    ) -> Image:
         """Bring an image from its registry; `report` is told how it goes, in lines of Docker's progress stream.
 
-        Raises `NotFound`, `RegistryFailed`, `InvalidRequest` (a hostile or damaged layer), `OutOfSpace`.
+        `credentials` are by the host of a registry or mirror. Raises `NotFound`, `RegistryFailed`, `InvalidRequest`
+        (a hostile or damaged layer), `OutOfSpace`.
         """
         name = Reference.parse(reference).tagged()
         wanted = parse_platform(platform) if platform else HOST
-        async with self._garbage.busy(), open_repository(name, self._insecure_registries) as repository:
+        async with self._garbage.busy(), open_sources(name, self._registries, scheme, credentials) as sources:
             report({"status": f"Pulling from {name.path}", "id": name.digest or name.tag})
-            pulled = await resolve(repository, name, wanted, self._limits)
+            pulled = await resolve(sources, name, wanted, self._limits)
             before = self._catalog.find(name)
             # Blobs of layers that are here already, perhaps of an image that is removed meanwhile.
             there = [(diff_id, blob) for diff_id, _ in pulled.layers for blob in self._catalog.layer_blobs(diff_id)]
-            await fetch_layers(repository, pulled, self._has_layer, self._fetch_layer, report)
+            await fetch_layers(sources, pulled, self._has_layer, self._fetch_layer, self._downloads, report)
             documents = [await asyncio.to_thread(self._blobs.add, document) for document in pulled.documents]
             there += [(diff_id, layer.digest) for diff_id, layer in pulled.layers]
             await self._enter(
@@ -170,10 +195,56 @@ class ContentStore:
                 layer_blobs=[(diff_id, blob) for diff_id, blob in there if self._blobs.has(blob)],
                 names=(replace(name, digest=None), replace(name, tag=None, digest=pulled.digest)),
             )
+            self._origins.add(name, [layer.digest for _, layer in pulled.layers])
         report({"status": f"Digest: {pulled.digest}"})
         outcome = "Image is up to date" if before == pulled.image_id else "Downloaded newer image"
         report({"status": f"Status: {outcome} for {name.familiar}"})
         return self._image(pulled.image_id)
+
+    async def tags(
+        self, repository: str, *, scheme: Scheme = Scheme.AUTO, credentials: Mapping[str, Credentials] | None = None
+    ) -> Sequence[str]:
+        """The tags that a repository has in its registry; raises as `pull` does."""
+        reference = Reference.parse(repository)
+        async with open_sources(reference, self._registries, scheme, credentials) as sources:
+            return await sources.tags()
+
+    async def push(
+        self,
+        name: str,
+        report: Report = lambda line: None,
+        *,
+        scheme: Scheme = Scheme.AUTO,
+        credentials: Credentials = ANONYMOUS,
+    ) -> None:
+        """Put an image into the repository that its name says, or all of a repository that is named without a tag.
+
+        Raises `NotFound` when there is no such name here, `AccessDenied`, `RegistryFailed`, `OutOfSpace`.
+        """
+        reference = Reference.parse(name)
+        if reference.digest:
+            raise InvalidRequest(f"cannot push a digest reference: give {name!r} a tag")
+        tags = self._catalog.tags(reference.repository)
+        chosen = [(tag, image_id) for tag, image_id in tags if reference.tag in (None, tag.tag)]
+        if not chosen:
+            raise NotFound(f"An image does not exist locally with the tag: {reference.familiar}")
+        async with self._garbage.busy():
+            report({"status": f"The push refers to repository [{reference.repository}]"})
+            for tag, image_id in chosen:
+                known = self._known(image_id, [tag])
+                image = await asyncio.to_thread(outgoing_image, known, self._blobs, self._limits)
+                digest = await self._pusher.push(
+                    tag,
+                    image,
+                    [diff_id for diff_id, _ in known.layers],
+                    report,
+                    may_pack=image.manifest.descriptor.digest not in known.documents,
+                    scheme=scheme,
+                    credentials=credentials,
+                )
+                # The image may have been removed meanwhile.
+                if image_id in self._catalog.ids():
+                    self._catalog.name(replace(tag, tag=None, digest=digest), image_id)
 
     async def list(self) -> list[Image]:
         """Every image, those that came last first."""
@@ -186,46 +257,6 @@ class ContentStore:
     def has(self, image_id: str) -> bool:
         """Whether the image with this full id is here."""
         return image_id in self._catalog.ids()
-
-    async def usage(self) -> Usage:
-        """What the images take on the disk."""
-        images = {image_id: self._catalog.diff_ids(image_id) for image_id in self._catalog.ids()}
-        blobs = {diff_id: self._catalog.layer_blobs(diff_id) for diff_ids in images.values() for diff_id in diff_ids}
-        sizes = {
-            diff_id: self._layers.size_bytes(diff_id) + sum(max(self._blobs.size_bytes(blob), 0) for blob in there)
-            for diff_id, there in blobs.items()
-        }
-        return Usage(sizes, images)
-
-    async def check(
-        self, report: Callable[[Finding], Awaitable[None]], is_used: Callable[[str], bool], *, repair: bool
-    ) -> Checked:
-        """Hold everything to what it was when it came in, and with `repair` mend it; `is_used` by containers."""
-        async with self._garbage.busy():
-            check = Check(
-                self._catalog,
-                self._blobs,
-                self._layers,
-                self._disks,
-                self._writable,
-                self._ingest,
-                self._limits,
-                self._garbage,
-                is_used,
-                report,
-                repair=repair,
-            )
-            return await check.run()
-
-    async def take_checksum(self) -> bool:
-        """Take the checksum of a layer that has none, when all is quiet; whether there was one."""
-        async with self._garbage.busy():
-            for diff_id in self._catalog.layers_without_checksum():
-                with suppress(OSError):  # gone, or not to be read: that is for a check to say
-                    checksum = await asyncio.to_thread(self._layers.checksum, diff_id)
-                    self._catalog.record_checksum(diff_id, checksum)
-                    return True
-        return False
 
     async def tag(self, source: str, name: str) -> None:
         """Let `name` mean the image that `source` means; raises `NotFound`, `InvalidRequest`."""
@@ -337,24 +368,15 @@ class ContentStore:
                 path = self._blobs.path(digest)
                 await consume_file(path, lambda source: self._layers.make(source, diff_id, self._limits))
 
-    async def _fetch_layer(self, diff_id: str, descriptor: Descriptor, chunks: AsyncIterator[bytes]) -> None:
+    async def _fetch_layer(self, diff_id: str, descriptor: Descriptor, chunks: ChunksFrom) -> None:
         """Make a layer of a blob while it comes, and keep both."""
-        if self._blobs.has(descriptor.digest):
-            await self._make_layer(diff_id, descriptor.digest)
-            return
-        async with self._making_of(diff_id):
+        async with self._making_of(diff_id), self._downloads.alone(descriptor.digest):
             if self._has_layer(diff_id, descriptor.digest):
                 return
-            store = partial(
-                store_layer,
-                blobs=self._blobs,
-                layers=self._layers,
-                limits=self._limits,
-                diff_id=diff_id,
-                digest=descriptor.digest,
-                size_bytes=descriptor.size,
-            )
-            await consume(chunks, store)
+            if not self._blobs.has(descriptor.digest):
+                await self._downloads.fetch(diff_id, descriptor, chunks)
+                return
+        await self._make_layer(diff_id, descriptor.digest)
 
     def _has_layer(self, diff_id: str, *blobs: str) -> bool:
         """Whether the layer is here, and a blob to save and mend it from: one of `blobs`, or one that is known."""

@@ -26,17 +26,25 @@ IMAGE_VERBS = {
     "import": "archives:import_",
     "load": "archives:load",
     "pull": "pull:pull",
+    "push": "push:push",
     "rmi": "untag:rmi",
     "save": "save:save",
     "tag": "tag:tag",
 }
 """Directly below `atoll`; `atoll image` has its own names for some."""
 
+REGISTRY_VERBS = {
+    "login": "registry:login",
+    "logout": "registry:logout",
+}
+"""Directly below `atoll`, and below `atoll registry`."""
+
 TREES = {
     "container": "trees:container",
     "image": "trees:image",
     "info": "info:info",
     "inspect": "inspect:inspect",
+    "registry": "trees:registry",
     "system": "trees:system",
     "version": "version:version",
     "volume": "trees:volume",

@@ -1,6 +1,6 @@
-"""`atoll container`, `image`, `volume`, `system` and its `kernel` and `template`: the same verbs by subject."""
+"""`atoll container`, `image`, `registry`, `volume`, `system` and what is below it: the same verbs by subject."""
 
-from atoll.cli.commands.names import CONTAINER_VERBS, IMAGE_VERBS
+from atoll.cli.commands.names import CONTAINER_VERBS, IMAGE_VERBS, REGISTRY_VERBS
 from atoll.cli.tree import Tree
 
 container = Tree(
@@ -28,12 +28,20 @@ image = Tree(
         "ls": IMAGE_VERBS["images"],
         "prune": "prune:images",
         "pull": IMAGE_VERBS["pull"],
+        "push": IMAGE_VERBS["push"],
         "remove": IMAGE_VERBS["rmi"],
         "rm": IMAGE_VERBS["rmi"],
         "save": IMAGE_VERBS["save"],
         "tag": IMAGE_VERBS["tag"],
     },
-    sections={"Commands": ["import", "inspect", "load", "ls", "prune", "pull", "rm", "save", "tag"]},
+    sections={"Commands": ["import", "inspect", "load", "ls", "prune", "pull", "push", "rm", "save", "tag"]},
+)
+
+registry = Tree(
+    "registry",
+    help="Manage logins at registries",
+    entries={**REGISTRY_VERBS, "list": "registry:list_", "ls": "registry:list_"},
+    sections={"Commands": ["list", "login", "logout"]},
 )
 
 volume = Tree(
