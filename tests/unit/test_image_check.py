@@ -180,6 +180,21 @@ async def test_a_composed_disk_that_shows_something_else_is_composed_anew(store:
     assert store.disk.read_bytes() == whole
 
 
+@pytest.mark.parametrize("harm", [flip, cut])
+async def test_a_hash_tree_that_is_not_its_layers_is_made_anew(store: Store, harm: Harm) -> None:
+    image = await store.store.get("reef:1")
+    await store.store.image_disk(image, verified=True)
+    assert (await store.check()).disks == 2
+    tree = next((store.content / "verity").iterdir())
+    whole = tree.read_bytes()
+    harm(tree)
+    assert (await store.check()).left >= 1
+    assert (await store.check(repair=True)).left == 0
+    await store.store.image_disk(image, verified=True)
+    assert tree.read_bytes() == whole
+    assert (await store.check()).found == 0
+
+
 async def test_a_damaged_file_system_for_containers_is_formatted_anew(store: Store, tmp_path: Path) -> None:
     await store.store.writable_disk(tmp_path / "first", 32 << 20)
     (formatted,) = (store.content / "writable").iterdir()

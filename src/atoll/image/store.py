@@ -16,16 +16,18 @@ from atoll.errors import Conflict, InvalidRequest, NotFound
 from atoll.image.archive import ArchivedImage, read_archive
 from atoll.image.blobs import BlobStore
 from atoll.image.catalog import Catalog
-from atoll.image.disk import ComposedDisk, DiskLayer, compose_disk, disk_key
+from atoll.image.commit import Commit, committed_config
+from atoll.image.disk import ComposedDisk
 from atoll.image.download import ChunksFrom, Downloads
 from atoll.image.durable import sync_file
 from atoll.image.feed import consume, consume_file
 from atoll.image.garbage import Garbage
 from atoll.image.image import Image, Layer
+from atoll.image.image_disk import image_disk
 from atoll.image.layers import LayerStore
 from atoll.image.limits import DEFAULT_LIMITS, Limits
 from atoll.image.manifest import HOST, parse_config, parse_platform
-from atoll.image.names import Names, name_to_give
+from atoll.image.names import Names, name_to_give, short_id
 from atoll.image.oci import Descriptor, ImageConfig
 from atoll.image.origins import Origins
 from atoll.image.outgoing import KnownImage, outgoing_image
@@ -39,6 +41,7 @@ from atoll.image.rootfs import check_changes, imported_config, store_layer
 from atoll.image.save import ArchiveFormat, archive_chunks
 from atoll.image.tarstream import Source
 from atoll.image.upkeep import Upkeep
+from atoll.image.verity import TreeStore
 from atoll.image.writable import VOLUME_DIRECTORIES, make_writable_disk
 from atoll.store.database import Database
 
@@ -73,6 +76,7 @@ class ContentStore:
         sync_file(root)
         self._blobs = BlobStore(root / "blobs", self._ingest)
         self._layers = LayerStore(root / "layers", self._ingest)
+        self._trees = TreeStore(root / "verity", self._ingest, database)
         self._downloads = Downloads(root / "partial", self._blobs, self._layers, limits)
         self._catalog = Catalog(database)
         self._names = Names(self._catalog)
@@ -82,12 +86,13 @@ class ContentStore:
         self._configs: dict[str, ImageConfig] = {}
         self._making: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._converting = asyncio.Semaphore(_CONVERSIONS)
-        self._garbage = Garbage(self._catalog, self._blobs, self._layers, self._disks, self._ingest)
+        self._garbage = Garbage(self._catalog, self._blobs, self._layers, self._trees, self._disks, self._ingest)
         self._garbage.sweep()
         self.upkeep = Upkeep(
             self._catalog,
             self._blobs,
             self._layers,
+            self._trees,
             self._garbage,
             limits,
             disks=self._disks,
@@ -163,6 +168,29 @@ class ContentStore:
             )
         return self._image(image_id)
 
+    async def commit(
+        self, parent_id: str, chunks: AsyncIterator[bytes], reference: str | None, commit: Commit
+    ) -> Image:
+        """Make an image of another one and the tar of a layer above it; raises `NotFound`, and as `import_`."""
+        names = [name_to_give(reference)] if reference else []
+        check_changes(commit.changes)
+        parent = self._image(parent_id).config
+        async with self._garbage.busy():
+            there = self._known_blobs(parent.diff_ids)
+            layer = await consume(chunks, lambda source: store_layer(source, self._blobs, self._layers, self._limits))
+            config, diff_ids = committed_config(parent, layer, commit)
+            image_id = await asyncio.to_thread(self._blobs.add, config)
+            await self._enter(
+                image_id,
+                diff_ids=diff_ids,
+                documents=(image_id,),
+                layer_blobs=[*there, (layer.diff_id, layer.blob)] if layer.entries else there,
+                names=names,
+            )
+            if not layer.entries:
+                self._garbage.expect()
+        return self._image(image_id)
+
     async def pull(
         self,
         reference: str,
@@ -183,16 +211,15 @@ class ContentStore:
             report({"status": f"Pulling from {name.path}", "id": name.digest or name.tag})
             pulled = await resolve(sources, name, wanted, self._limits)
             before = self._catalog.find(name)
-            # Blobs of layers that are here already, perhaps of an image that is removed meanwhile.
-            there = [(diff_id, blob) for diff_id, _ in pulled.layers for blob in self._catalog.layer_blobs(diff_id)]
+            there = self._known_blobs(diff_id for diff_id, _ in pulled.layers)
             await fetch_layers(sources, pulled, self._has_layer, self._fetch_layer, self._downloads, report)
             documents = [await asyncio.to_thread(self._blobs.add, document) for document in pulled.documents]
-            there += [(diff_id, layer.digest) for diff_id, layer in pulled.layers]
+            came = [(diff_id, layer.digest) for diff_id, layer in pulled.layers]
             await self._enter(
                 pulled.image_id,
                 diff_ids=pulled.config.diff_ids,
                 documents=documents,
-                layer_blobs=[(diff_id, blob) for diff_id, blob in there if self._blobs.has(blob)],
+                layer_blobs=[pair for pair in (*there, *came) if self._blobs.has(pair[1])],
                 names=(replace(name, digest=None), replace(name, tag=None, digest=pulled.digest)),
             )
             self._origins.add(name, [layer.digest for _, layer in pulled.layers])
@@ -266,53 +293,35 @@ class ContentStore:
     async def remove(self, name: str, *, force: bool = False, in_use: Set[str] = frozenset()) -> Removed:
         """Take a name away, and the image with its last; returns what Docker does, `Untagged` and `Deleted` in order.
 
-        Images whose id is in `in_use` keep their layers: `Conflict`, or with `force` only their names go.
-        Raises `Conflict` for an id whose image is in several repositories, unless `force`; `NotFound`.
+        Images whose id is in `in_use` keep their layers: `Conflict`, or with `force` only names go. As `Names.leaving`.
         """
-        image_id, reference = self._names.find(name)
-        tags, digests = self._catalog.names(image_id), self._catalog.digests(image_id)
-        if reference is None:
-            if len({known.repository for known in tags}) > 1 and not force:
-                raise Conflict(
-                    f"conflict: unable to delete {_short(image_id)} (must be forced)"
-                    " - image is referenced in multiple repositories"
-                )
-            going = [*tags, *digests]
-        else:
-            going = [reference]
-            others = [known for known in tags if known != reference]
-            if not any(known.repository == reference.repository for known in others):
-                # The last tag in a repository takes the digest along under which it was pulled from there.
-                going += [known for known in digests if known.repository == reference.repository and known != reference]
-        is_last = set(going) >= set(tags) and (reference is None or bool(reference.tag) or not tags)
-        if is_last and image_id in in_use and not force:
+        leaving = self._names.leaving(name, force=force)
+        image_id = leaving.image_id
+        if leaving.is_last and image_id in in_use and not force:
             raise Conflict(
-                f"conflict: unable to delete {_short(image_id)} (must be forced) - image is being used by a container"
+                f"conflict: unable to delete {short_id(image_id)} (must be forced) - image is being used by a container"
             )
-        removed = [{"Untagged": known.familiar} for known in going]
+        removed = [{"Untagged": known.familiar} for known in leaving.names]
         async with self._garbage.busy():
-            if is_last and image_id not in in_use:
+            if leaving.is_last and image_id not in in_use:
                 self._catalog.remove(image_id)
                 self._configs.pop(image_id, None)
                 removed.append({"Deleted": image_id})
                 self._garbage.expect()
             else:
-                for known in going:
+                for known in leaving.names:
                     self._catalog.unname(known)
         return removed
 
-    async def image_disk(self, image: Image) -> ComposedDisk:
-        """The disk that shows the image's layers as partitions, composed when it is wanted first.
+    async def image_disk(self, image: Image, *, verified: bool = False) -> ComposedDisk:
+        """The disk of the image's layers, composed when it is wanted first; `verified`: with their hash trees.
 
         Raises `NotFound` when a layer is gone, `InvalidRequest` and `Unsupported` for images that cannot run.
         """
-        layers = [DiskLayer(layer.diff_id, layer.squashfs) for layer in image.layers]
-        for layer in layers:
-            if not layer.squashfs.exists():
-                raise NotFound(f"layer {layer.diff_id} is not in the content store: load or pull the image again")
-        directory = self._disks / disk_key([layer.diff_id for layer in layers])
         async with self._garbage.busy():
-            return await asyncio.to_thread(compose_disk, layers, directory, self._ingest)
+            return await asyncio.to_thread(
+                image_disk, image, self._disks, self._trees if verified else None, self._ingest
+            )
 
     async def writable_disk(self, path: Path, size_bytes: int) -> None:
         """Make a container's empty writable layer at `path`; raises as `make_writable_disk` does."""
@@ -336,6 +345,10 @@ class ContentStore:
         await asyncio.to_thread(self._blobs.make_durable)
         await asyncio.to_thread(self._layers.make_durable)
         self._catalog.add(image_id, diff_ids=diff_ids, documents=documents, layer_blobs=layer_blobs, names=names)
+
+    def _known_blobs(self, diff_ids: Iterable[str]) -> Sequence[tuple[str, str]]:
+        """Layers with the blobs that they came as; of an image that may be removed meanwhile."""
+        return [(diff_id, blob) for diff_id in diff_ids for blob in self._catalog.layer_blobs(diff_id)]
 
     def _known(self, image_id: str, references: Sequence[Reference]) -> KnownImage:
         """What is known of an image; the manifest that it has in the repositories of `references` counts most."""
@@ -384,7 +397,3 @@ class ContentStore:
 
     def _making_of(self, diff_id: str) -> asyncio.Lock:
         return self._making.setdefault(diff_id, asyncio.Lock())
-
-
-def _short(image_id: str) -> str:
-    return image_id.removeprefix("sha256:")[:12]

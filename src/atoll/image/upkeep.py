@@ -12,6 +12,7 @@ from atoll.image.garbage import Garbage
 from atoll.image.layers import LayerStore
 from atoll.image.limits import Limits
 from atoll.image.usage import Usage
+from atoll.image.verity import TreeStore
 
 
 class Upkeep:
@@ -22,6 +23,7 @@ class Upkeep:
         catalog: Catalog,
         blobs: BlobStore,
         layers: LayerStore,
+        trees: TreeStore,
         garbage: Garbage,
         limits: Limits,
         *,
@@ -32,6 +34,7 @@ class Upkeep:
         self._catalog = catalog
         self._blobs = blobs
         self._layers = layers
+        self._trees = trees
         self._garbage = garbage
         self._limits = limits
         self._disks = disks
@@ -57,6 +60,7 @@ class Upkeep:
                 self._catalog,
                 self._blobs,
                 self._layers,
+                self._trees,
                 self._disks,
                 self._writable,
                 self._ingest,
