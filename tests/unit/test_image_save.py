@@ -203,7 +203,7 @@ async def test_who_stops_reading_leaves_nothing_open(store: ContentStore, tmp_pa
 
 
 async def test_archives_of_docker_since_25_are_loaded_with_their_manifests(store: ContentStore) -> None:
-    """As `docker save` of its two image stores writes them: more in the index than is for us, and more in each entry."""
+    """As `docker save` writes them: more in the index than is for us, and more in each entry."""
     config = json.dumps(
         {"architecture": "amd64", "os": "linux", "rootfs": {"type": "layers", "diff_ids": [digest(ROOT)]}}
     ).encode()
