@@ -135,7 +135,7 @@ class Images:
 
         With `dangling` those alone that have no name with a tag.
         """
-        before = await self.content.usage()
+        before = self.content.upkeep.usage()
         removed: list[dict[str, str]] = []
         for image in await self.content.list():
             if (dangling and image.repo_tags) or not wanted(image):
@@ -146,7 +146,7 @@ class Images:
             entries = await self.content.remove(image.id, force=True)
             self._publish_removal(image.id, entries)
             removed += entries
-        after = await self.content.usage()
+        after = self.content.upkeep.usage()
         return removed, sum(size for diff_id, size in before.layer_bytes.items() if diff_id not in after.layer_bytes)
 
     def _publish_removal(self, image_id: str, removed: Sequence[Mapping[str, str]]) -> None:
