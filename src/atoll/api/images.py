@@ -30,7 +30,7 @@ async def list_images(request: web.Request) -> web.Response:
     engine = engine_of(request)
     filters = decode_filters(request.query.get("filters"), _KNOWN)
     images = await engine.images.content.list()
-    created = {image.id: _created_s(image) for image in images}
+    created = {image.id: created_s(image) for image in images}
     before = [created[(await _find(engine, name)).id] for name in filters.get("before", ())]
     since = [created[(await _find(engine, name)).id] for name in filters.get("since", ())]
     rows = []
@@ -45,7 +45,7 @@ async def list_images(request: web.Request) -> web.Response:
             and all(created[image.id] > moment for moment in since)
         )
         if wanted or (not filters and not image.repo_tags):
-            rows.append(_image_row(image, created[image.id], len(engine.images.users(image.id))))
+            rows.append(image_row(image, created[image.id], len(engine.images.users(image.id))))
     return answer(rows)
 
 
@@ -115,7 +115,7 @@ async def _pull(request: web.Request) -> web.StreamResponse:
     content = engine.images.content
 
     async def pull(report: Report) -> None:
-        tags = await content.tags(name, scheme=scheme, credentials=credentials) if is_whole else [None]
+        tags = await engine.images.tags(name, scheme, credentials) if is_whole else [None]
         for tag in tags:
             full = name if tag is None else f"{name}:{tag}"
             await content.pull(full, platform, report, scheme=scheme, credentials=credentials)
@@ -211,13 +211,14 @@ async def _find(engine: Engine, name: str) -> Image:
         raise NotFound(f"No such image: {name}") from None
 
 
-def _image_row(image: Image, created_s: int, containers: int) -> Line:
+def image_row(image: Image, created: int, containers: int) -> Line:
+    """One row of the list, for an image that so many containers were made of."""
     return {
         "Id": image.id,
         "ParentId": "",
         "RepoTags": list(image.repo_tags),
         "RepoDigests": list(image.repo_digests),
-        "Created": created_s,
+        "Created": created,
         "Size": image.size_bytes,
         "SharedSize": -1,
         "Labels": dict(image.config.execution.labels or {}) or None,
@@ -275,7 +276,8 @@ def _execution_json(image: Image) -> Line:
     return shown
 
 
-def _created_s(image: Image) -> int:
+def created_s(image: Image) -> int:
+    """When the image was made, in seconds since the epoch; 0 when it does not say."""
     return _seconds(image.config.created)
 
 

@@ -12,7 +12,22 @@ from pathlib import Path
 from aiohttp import web
 
 from atoll import __version__
-from atoll.api import archives, atoll, attach, containers, events, exec, images, logs, registry, stats, system, volumes
+from atoll.api import (
+    archives,
+    atoll,
+    attach,
+    check,
+    containers,
+    events,
+    exec,
+    images,
+    logs,
+    registry,
+    stats,
+    system,
+    usage,
+    volumes,
+)
 from atoll.api.errors import http_status
 from atoll.api.hijack import ClientGone, Hijacked, is_hijacked, peer_uid
 from atoll.api.requests import ENGINE, answer
@@ -25,11 +40,26 @@ MOST_BODY_BYTES = 16 << 20
 """Of a JSON body; archives are streamed and may be larger."""
 SHUTDOWN_S = 0.5
 
-_MODULES = (system, containers, attach, logs, stats, exec, archives, images, registry, volumes, events, atoll)
+_MODULES = (
+    system,
+    containers,
+    attach,
+    logs,
+    stats,
+    exec,
+    archives,
+    images,
+    registry,
+    volumes,
+    usage,
+    events,
+    check,
+    atoll,
+)
 _VERSION = re.compile(r"/v(\d+)\.(\d+)/")
 _NOT_YET = re.compile(
     r"(?:/v[\d.]+)?/(networks|build|commit|swarm|nodes|services|tasks|secrets|configs|plugins|session|"
-    r"distribution|system/df|images/search|containers/[^/]+/(?:archive|export|changes|update))"
+    r"distribution|images/search|containers/[^/]+/(?:archive|export|changes|update))"
 )
 # `docker inspect NAME` asks for one after the other, and goes on for as long as it is told that there is no such thing.
 _NONE_OF = re.compile(r"(?:/v[\d.]+)?/(network|volume|node|service|task|secret|config|plugin)s/([^/]+)(?:/json)?$")

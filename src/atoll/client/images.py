@@ -13,7 +13,7 @@ from atoll.client.containers import encode_filters
 from atoll.client.http import Response
 
 if TYPE_CHECKING:
-    from atoll.client.shapes import ImageSummary, Object, ProgressLine, Removed
+    from atoll.client.shapes import ImageSummary, Object, ProgressLine, Pruned, Removed
 
 
 def list_images(
@@ -38,6 +38,11 @@ def remove(client: Client, image: str, *, force: bool, prune: bool) -> "list[Rem
     """Take a name away, and the image with its last one; what was untagged and deleted."""
     query = {"force": force or None, "noprune": (not prune) or None}
     return cast("list[Removed]", client.delete(_path(image, ""), query))
+
+
+def prune(client: Client, filters: Mapping[str, Sequence[str]]) -> "Pruned":
+    """Remove images that nobody uses."""
+    return cast("Pruned", client.post("/images/prune", {"filters": encode_filters(filters)}))
 
 
 def pull(

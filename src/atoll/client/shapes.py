@@ -65,13 +65,7 @@ class Volume(TypedDict, total=False):
     Scope: str
     Mountpoint: str
     Labels: dict[str, str] | None
-
-
-class Pruned(TypedDict, total=False):
-    """What a prune has removed; bytes."""
-
-    VolumesDeleted: list[str] | None
-    SpaceReclaimed: int
+    UsageData: "VolumeUsage | None"
 
 
 class ContainerSettings(TypedDict, total=False):
@@ -138,6 +132,46 @@ class Removed(TypedDict, total=False):
 
     Untagged: str
     Deleted: str
+
+
+class Pruned(TypedDict, total=False):
+    """What a `prune` removed, of the kind that was asked for, and bytes."""
+
+    ContainersDeleted: list[str] | None
+    ImagesDeleted: list[Removed] | None
+    VolumesDeleted: list[str] | None
+    SpaceReclaimed: int
+
+
+class VolumeUsage(TypedDict, total=False):
+    """How many containers have a volume, and its bytes."""
+
+    RefCount: int
+    Size: int
+
+
+class CheckLine(TypedDict, total=False):
+    """One line of `POST /atoll/check`: something wrong, or at the end how many of what there were."""
+
+    Kind: str
+    Name: str
+    Problem: str
+    Outcome: str
+    Images: int
+    Blobs: int
+    Layers: int
+    Disks: int
+    Found: int
+    Left: int
+
+
+class DiskUsage(TypedDict):
+    """`GET /system/df`; bytes."""
+
+    LayersSize: int
+    Images: list[ImageSummary] | None
+    Containers: list[ContainerSummary] | None
+    Volumes: list[Volume] | None
 
 
 class Progress(TypedDict, total=False):

@@ -139,11 +139,13 @@ class Engine:
         return {"total": len(records), "running": running, "paused": paused, "stopped": len(records) - running - paused}
 
 
-async def _tidy_up(templates: Templates, pool: Pool) -> None:
+async def _tidy_up(templates: Templates, pool: Pool, content: ContentStore, admission: Admission) -> None:
     while True:
         await asyncio.sleep(TIDY_UP_S)
         await pool.tidy_up()
         templates.tidy_up()
+        while admission.has_leisure and await content.take_checksum():
+            pass
 
 
 def promised_mib(containers: Registry[Container], settings: Settings) -> int:
@@ -217,7 +219,7 @@ async def open_engine(paths: Paths, settings: Settings) -> AsyncIterator[Engine]
         )
         await adopt_containers(services)
         honour_policies(services)
-        tasks.spawn(_tidy_up(templates, pool), "tidying up")
+        tasks.spawn(_tidy_up(templates, pool, content, admission), "tidying up")
         yield Engine(
             services=services,
             vms=vms,

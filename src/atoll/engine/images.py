@@ -1,10 +1,12 @@
 """The engine's images: the content store, and what containers and listeners have to do with it."""
 
+from collections.abc import Callable, Mapping, Sequence
+
 from atoll.engine.container import Container
 from atoll.engine.events import EventBus
 from atoll.engine.registry import Registry
 from atoll.errors import Conflict, NotFound
-from atoll.image import ContentStore, Credentials, Registries, Scheme, log_in
+from atoll.image import ContentStore, Credentials, Image, Registries, Scheme, log_in, repository_tags
 
 
 class Images:
@@ -17,6 +19,10 @@ class Images:
         self._registries = registries
         self._containers = containers
         self._events = events
+
+    async def tags(self, repository: str, scheme: Scheme, credentials: Mapping[str, Credentials]) -> list[str]:
+        """The tags that a repository has in its registry: raises as `atoll.image.repository_tags` does."""
+        return await repository_tags(repository, self._registries, scheme, credentials)
 
     async def log_in(self, domain: str, credentials: Credentials, scheme: Scheme) -> str:
         """Whether the registry called `domain` takes `credentials`: raises as `atoll.image.log_in` does."""
@@ -46,21 +52,53 @@ class Images:
         self.publish("tag", image.id, name)
 
     async def remove(self, reference: str, force: bool) -> list[dict[str, str]]:
-        """Remove a name, and the image with its last; raises `Conflict` when a container was made of it."""
+        """Remove a name, and the image with its last, which a container's image loses only by `force`.
+
+        Its layers stay for as long as a container needs them. Raises `Conflict`, as Docker does, and `NotFound`.
+        """
         image = await self.content.get(reference)
-        by_id = image.id.removeprefix("sha256:").startswith(reference.removeprefix("sha256:"))
-        is_last_name = by_id or len(image.repo_tags) <= 1
         users = self.users(image.id)
-        if users and is_last_name:
-            container = users[0]
-            running = "running" if container.record.is_running else "stopped"
+        by_id = image.id.removeprefix("sha256:").startswith(reference.removeprefix("sha256:"))
+        if users and (by_id or len(image.repo_tags) <= 1):
             short = image.id.removeprefix("sha256:")[:12]
-            raise Conflict(
-                f"conflict: unable to delete {reference if by_id else short} (cannot be forced) - "
-                f"image is being used by {running} container {container.id[:12]}"
-            )
-        removed = await self.content.remove(reference, force=force)
+            running = [container for container in users if container.record.has_vm or container.record.restarting]
+            user = (running or users)[0].id[:12]
+            if by_id and (running or not force):
+                how, state = ("cannot", "running") if running else ("must", "stopped")
+                raise Conflict(
+                    f"conflict: unable to delete {reference} ({how} be forced) - "
+                    f"image is being used by {state} container {user}"
+                )
+            if not force:
+                raise Conflict(
+                    f'conflict: unable to remove repository reference "{reference}" (must force) - '
+                    f"container {user} is using its referenced image {short}"
+                )
+        # Nothing is awaited between the look at the containers and the entry's end.
+        removed = await self.content.remove(reference, force=force, in_use={image.id} if users else frozenset())
+        self._publish_removal(image.id, removed)
+        return removed
+
+    async def prune(self, wanted: Callable[[Image], bool], *, dangling: bool) -> tuple[list[dict[str, str]], int]:
+        """Remove the images that no container was made of and that `wanted` takes; what Docker says, and bytes freed.
+
+        With `dangling` those alone that have no name with a tag.
+        """
+        before = await self.content.usage()
+        removed: list[dict[str, str]] = []
+        for image in await self.content.list():
+            if (dangling and image.repo_tags) or not wanted(image):
+                continue
+            # Looked at anew for each: containers are made meanwhile.
+            if self.users(image.id) or not self.content.has(image.id):
+                continue
+            entries = await self.content.remove(image.id, force=True)
+            self._publish_removal(image.id, entries)
+            removed += entries
+        after = await self.content.usage()
+        return removed, sum(size for diff_id, size in before.layer_bytes.items() if diff_id not in after.layer_bytes)
+
+    def _publish_removal(self, image_id: str, removed: Sequence[Mapping[str, str]]) -> None:
         for entry in removed:
             for action, name in entry.items():
-                self.publish("untag" if action == "Untagged" else "delete", image.id, name)
-        return removed
+                self.publish("untag" if action == "Untagged" else "delete", image_id, name)

@@ -60,6 +60,7 @@ class BlobStore:
         """Open the store; `ingest` holds unfinished blobs and must be on the same file system."""
         self._directory = root / "sha256"
         self._directory.mkdir(parents=True, exist_ok=True)
+        sync_directory(root)
         self._ingest = ingest
 
     def path(self, digest: str) -> Path:
@@ -107,6 +108,10 @@ class BlobStore:
             with suppress(FileExistsError):  # another one brought the same
                 self.path(digest).hardlink_to(path)
             sync_directory(self._directory)
+
+    def make_durable(self) -> None:
+        """Let the names of all blobs that are here survive a power cut; blocks."""
+        sync_directory(self._directory)
 
     def read(self, digest: str, *, limit_bytes: int) -> bytes:
         """A small blob, verified; raises `NotFound`, or `InvalidRequest` when it is too large or was damaged."""

@@ -5,10 +5,18 @@ Files first, then the entry in the catalog: a crash leaves at most files that no
 """
 
 import asyncio
-import re
 import shutil
 import tempfile
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence, Set
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterable,
+    Mapping,
+    Sequence,
+    Set,
+)
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +26,7 @@ from atoll.errors import Conflict, InvalidRequest, NotFound
 from atoll.image.archive import ArchivedImage, read_archive
 from atoll.image.blobs import BlobStore
 from atoll.image.catalog import Catalog
+from atoll.image.check import Check, Checked, Finding
 from atoll.image.disk import ComposedDisk, DiskLayer, compose_disk, disk_key
 from atoll.image.download import ChunksFrom, Downloads
 from atoll.image.durable import sync_file
@@ -27,6 +36,7 @@ from atoll.image.image import Image, Layer
 from atoll.image.layers import LayerStore
 from atoll.image.limits import DEFAULT_LIMITS, Limits
 from atoll.image.manifest import HOST, parse_config, parse_platform
+from atoll.image.names import Names, name_to_give
 from atoll.image.oci import Descriptor, ImageConfig
 from atoll.image.origins import Origins
 from atoll.image.outgoing import KnownImage, outgoing_image
@@ -39,6 +49,7 @@ from atoll.image.registry import ANONYMOUS, DEFAULT_REGISTRIES, Credentials, Reg
 from atoll.image.rootfs import check_changes, imported_config, store_layer
 from atoll.image.save import ArchiveFormat, archive_chunks
 from atoll.image.tarstream import Source
+from atoll.image.usage import Usage
 from atoll.image.writable import VOLUME_DIRECTORIES, make_writable_disk
 from atoll.store.database import Database
 
@@ -46,7 +57,6 @@ Removed = list[dict[str, str]]
 
 _CONVERSIONS = 2
 """Layers that are made at once from blobs that are here: one for each of a small machine's CPUs."""
-_IDENTIFIER = re.compile(r"(?:sha256:)?([0-9a-f]{1,64})", re.ASCII)
 
 
 class ContentStore:
@@ -70,6 +80,8 @@ class ContentStore:
         for directory in (self._ingest, self._disks, self._writable):
             directory.mkdir(parents=True, exist_ok=True)
         root.chmod(0o700)
+        sync_file(root.parent)
+        sync_file(root)
         self._blobs = BlobStore(root / "blobs", self._ingest)
         self._layers = LayerStore(root / "layers", self._ingest)
         self._downloads = Downloads(root / "partial", self._blobs, self._layers, limits)
@@ -77,6 +89,7 @@ class ContentStore:
         packing = Packing(database, self._ingest)
         self._origins = Origins(database)
         self._pusher = Pusher(registries, packing, self._origins)
+        self._names = Names(self._catalog)
         self._configs: dict[str, ImageConfig] = {}
         self._making: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._converting = asyncio.Semaphore(_CONVERSIONS)
@@ -98,7 +111,7 @@ class ContentStore:
             pairs = dict(pair for image in images for pair in image.layers)
             await together([self._make_layer(diff_id, digest) for diff_id, digest in pairs.items()])
             for image in images:
-                self._catalog.add(
+                await self._enter(
                     image.image_id,
                     diff_ids=image.config.diff_ids,
                     documents=image.documents,
@@ -117,7 +130,7 @@ class ContentStore:
         """
         chosen: dict[str, list[Reference]] = {}
         for name in names:
-            for image_id, reference in self._find_all(name):
+            for image_id, reference in self._names.find_all(name):
                 chosen.setdefault(image_id, []).extend([reference] if reference is not None else [])
         async with self._garbage.busy():
             planned = []
@@ -134,7 +147,7 @@ class ContentStore:
 
         Raises `InvalidRequest`, `OutOfSpace`.
         """
-        names = [_name_to_give(reference)] if reference else []
+        names = [name_to_give(reference)] if reference else []
         check_changes(changes)
         async with self._garbage.busy():
             layer = await consume(chunks, lambda source: store_layer(source, self._blobs, self._layers, self._limits))
@@ -142,7 +155,7 @@ class ContentStore:
                 raise InvalidRequest("the archive is empty: a root filesystem is needed")
             config = imported_config(layer.diff_id, changes)
             image_id = await asyncio.to_thread(self._blobs.add, config)
-            self._catalog.add(
+            await self._enter(
                 image_id,
                 diff_ids=(layer.diff_id,),
                 documents=(image_id,),
@@ -176,7 +189,7 @@ class ContentStore:
             await fetch_layers(sources, pulled, self._layers.has, self._fetch_layer, self._downloads, report)
             documents = [await asyncio.to_thread(self._blobs.add, document) for document in pulled.documents]
             there += [(diff_id, layer.digest) for diff_id, layer in pulled.layers]
-            self._catalog.add(
+            await self._enter(
                 pulled.image_id,
                 diff_ids=pulled.config.diff_ids,
                 documents=documents,
@@ -188,14 +201,6 @@ class ContentStore:
         outcome = "Image is up to date" if before == pulled.image_id else "Downloaded newer image"
         report({"status": f"Status: {outcome} for {name.familiar}"})
         return self._image(pulled.image_id)
-
-    async def tags(
-        self, repository: str, *, scheme: Scheme = Scheme.AUTO, credentials: Mapping[str, Credentials] | None = None
-    ) -> Sequence[str]:
-        """The tags that a repository has in its registry; raises as `pull` does."""
-        reference = Reference.parse(repository)
-        async with open_sources(reference, self._registries, scheme, credentials) as sources:
-            return await sources.tags()
 
     async def push(
         self,
@@ -240,12 +245,56 @@ class ContentStore:
 
     async def get(self, name: str) -> Image:
         """The image that a name, a digest, an id or the beginning of one means; raises `NotFound`."""
-        return self._image(self._find(name)[0])
+        return self._image(self._names.find(name)[0])
+
+    def has(self, image_id: str) -> bool:
+        """Whether the image with this full id is here."""
+        return image_id in self._catalog.ids()
+
+    async def usage(self) -> Usage:
+        """What the images take on the disk."""
+        images = {image_id: self._catalog.diff_ids(image_id) for image_id in self._catalog.ids()}
+        blobs = {diff_id: self._catalog.layer_blobs(diff_id) for diff_ids in images.values() for diff_id in diff_ids}
+        sizes = {
+            diff_id: self._layers.size_bytes(diff_id) + sum(max(self._blobs.size_bytes(blob), 0) for blob in there)
+            for diff_id, there in blobs.items()
+        }
+        return Usage(sizes, images)
+
+    async def check(
+        self, report: Callable[[Finding], Awaitable[None]], is_used: Callable[[str], bool], *, repair: bool
+    ) -> Checked:
+        """Hold everything to what it was when it came in, and with `repair` mend it; `is_used` by containers."""
+        async with self._garbage.busy():
+            check = Check(
+                self._catalog,
+                self._blobs,
+                self._layers,
+                self._disks,
+                self._writable,
+                self._ingest,
+                self._limits,
+                self._garbage,
+                is_used,
+                report,
+                repair=repair,
+            )
+            return await check.run()
+
+    async def take_checksum(self) -> bool:
+        """Take the checksum of a layer that has none, when all is quiet; whether there was one."""
+        async with self._garbage.busy():
+            for diff_id in self._catalog.layers_without_checksum():
+                with suppress(OSError):  # gone, or not to be read: that is for a check to say
+                    checksum = await asyncio.to_thread(self._layers.checksum, diff_id)
+                    self._catalog.record_checksum(diff_id, checksum)
+                    return True
+        return False
 
     async def tag(self, source: str, name: str) -> None:
         """Let `name` mean the image that `source` means; raises `NotFound`, `InvalidRequest`."""
-        image_id, _ = self._find(source)
-        self._catalog.name(_name_to_give(name), image_id)
+        image_id, _ = self._names.find(source)
+        self._catalog.name(name_to_give(name), image_id)
 
     async def remove(self, name: str, *, force: bool = False, in_use: Set[str] = frozenset()) -> Removed:
         """Take a name away, and the image with its last; returns what Docker does, `Untagged` and `Deleted` in order.
@@ -253,7 +302,7 @@ class ContentStore:
         Images whose id is in `in_use` keep their layers: `Conflict`, or with `force` only their names go.
         Raises `Conflict` for an id whose image is in several repositories, unless `force`; `NotFound`.
         """
-        image_id, reference = self._find(name)
+        image_id, reference = self._names.find(name)
         tags, digests = self._catalog.names(image_id), self._catalog.digests(image_id)
         if reference is None:
             if len({known.repository for known in tags}) > 1 and not force:
@@ -307,33 +356,19 @@ class ContentStore:
         await asyncio.to_thread(make_writable_disk, path, size_bytes, self._writable, self._ingest, VOLUME_DIRECTORIES)
         await asyncio.to_thread(sync_file, path)
 
-    def _find(self, name: str) -> tuple[str, Reference | None]:
-        """The image's id, and the reference in the catalog if `name` is one and not an id."""
-        if name.startswith("sha256:") and name in self._catalog.ids():
-            return name, None
-        try:
-            reference = Reference.parse(name).tagged()
-        except InvalidRequest:
-            reference = None
-        if reference is not None and (found := self._catalog.find(reference)):
-            return found, replace(reference, tag=None) if reference.digest else reference
-        if match := _IDENTIFIER.fullmatch(name):
-            ids = self._catalog.ids(match[1])
-            if len(ids) == 1:
-                return ids[0], None
-            if ids:
-                raise NotFound(f"image {name} is not one: {len(ids)} ids begin like that, write more of it")
-        raise NotFound(f"image {name} is not here: pull it, or check the name with 'atoll images'")
-
-    def _find_all(self, name: str) -> Sequence[tuple[str, Reference | None]]:
-        """The images that `name` means, as `_find`; every tag of a repository whose name stands alone."""
-        with suppress(InvalidRequest):
-            reference = Reference.parse(name)
-            if not reference.tag and not reference.digest:
-                tags = self._catalog.tags(reference.repository)
-                if tags:
-                    return [(image_id, tag) for tag, image_id in tags]
-        return [self._find(name)]
+    async def _enter(
+        self,
+        image_id: str,
+        *,
+        diff_ids: Sequence[str],
+        documents: Iterable[str],
+        layer_blobs: Iterable[tuple[str, str]],
+        names: Iterable[Reference],
+    ) -> None:
+        """Add an image to the catalog, after its files are durable by name: another pull may just have made one."""
+        await asyncio.to_thread(self._blobs.make_durable)
+        await asyncio.to_thread(self._layers.make_durable)
+        self._catalog.add(image_id, diff_ids=diff_ids, documents=documents, layer_blobs=layer_blobs, names=names)
 
     def _known(self, image_id: str, references: Sequence[Reference]) -> KnownImage:
         """What is known of an image; the manifest that it has in the repositories of `references` counts most."""
@@ -378,13 +413,6 @@ class ContentStore:
 
     def _making_of(self, diff_id: str) -> asyncio.Lock:
         return self._making.setdefault(diff_id, asyncio.Lock())
-
-
-def _name_to_give(text: str) -> Reference:
-    name = Reference.parse(text)
-    if name.digest:
-        raise InvalidRequest(f"refusing to create a tag with a digest reference: {text!r}")
-    return name.tagged()
 
 
 def _short(image_id: str) -> str:

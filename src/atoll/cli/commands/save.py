@@ -65,6 +65,8 @@ def _written(output: str | None) -> Iterator[int]:
         descriptor = os.open(new, os.O_WRONLY | os.O_CLOEXEC | (0 if in_place else os.O_CREAT | os.O_EXCL), 0o600)
         try:
             yield descriptor
+            if not in_place:
+                os.fsync(descriptor)
         finally:
             os.close(descriptor)
         if not in_place:

@@ -11,9 +11,10 @@ container = Tree(
         "inspect": "inspect:container_inspect",
         "list": "ps:ps",
         "ls": "ps:ps",
+        "prune": "prune:containers",
         "remove": "remove:rm",
     },
-    sections={"Commands": sorted({*CONTAINER_VERBS, "inspect", "ls"} - {"ps"})},
+    sections={"Commands": sorted({*CONTAINER_VERBS, "inspect", "ls", "prune"} - {"ps"})},
 )
 
 image = Tree(
@@ -25,6 +26,7 @@ image = Tree(
         "list": IMAGE_VERBS["images"],
         "load": IMAGE_VERBS["load"],
         "ls": IMAGE_VERBS["images"],
+        "prune": "prune:images",
         "pull": IMAGE_VERBS["pull"],
         "push": IMAGE_VERBS["push"],
         "remove": IMAGE_VERBS["rmi"],
@@ -32,7 +34,7 @@ image = Tree(
         "save": IMAGE_VERBS["save"],
         "tag": IMAGE_VERBS["tag"],
     },
-    sections={"Commands": ["import", "inspect", "load", "ls", "pull", "push", "rm", "save", "tag"]},
+    sections={"Commands": ["import", "inspect", "load", "ls", "prune", "pull", "push", "rm", "save", "tag"]},
 )
 
 registry = Tree(
@@ -82,13 +84,16 @@ system = Tree(
     "system",
     help="Manage the engine",
     entries={
+        "check": "check:check",
+        "df": "usage:df",
         "info": "info:info",
         "kernel": "trees:kernel",
         "logs": "engine:logs",
+        "prune": "prune:system",
         "start": "engine:start",
         "status": "engine:status",
         "stop": "engine:stop",
         "template": "trees:template",
     },
-    sections={"Commands": ["info", "kernel", "logs", "start", "status", "stop", "template"]},
+    sections={"Commands": ["check", "df", "info", "kernel", "logs", "prune", "start", "status", "stop", "template"]},
 )

@@ -84,3 +84,14 @@ async def open_sources(
             opened = open_repository(reference, endpoint, registries.patience, own)
             repositories.append(await stack.enter_async_context(opened))
         yield Sources(repositories)
+
+
+async def repository_tags(
+    repository: str,
+    registries: Registries,
+    scheme: Scheme = Scheme.AUTO,
+    credentials: Mapping[str, Credentials] | None = None,
+) -> list[str]:
+    """The tags that a repository has in its registry; raises `NotFound`, `RegistryFailed`, `InvalidRequest`."""
+    async with open_sources(Reference.parse(repository), registries, scheme, credentials) as sources:
+        return await sources.tags()
