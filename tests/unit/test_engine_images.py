@@ -22,7 +22,7 @@ from atoll.engine.registry import Registry
 from atoll.engine.services import Services, Tasks
 from atoll.engine.timings import LastTimings
 from atoll.errors import Conflict, NotFound
-from atoll.image import ContentStore, Image
+from atoll.image import ContentStore, Image, Registries
 from atoll.model.container import ContainerConfig
 from atoll.paths import Paths
 from atoll.settings import Settings
@@ -56,7 +56,7 @@ class EngineOfImages:
         self.store = SlowStore(self.paths.content, database)
         registry: Registry[Container] = Registry()
         events, launcher, tasks, settings = EventBus(), MemoryLauncher(), Tasks(group), Settings()
-        self.images = Images(self.store, registry, events)
+        self.images = Images(self.store, Registries(), registry, events)
         self.services = Services(
             paths=self.paths,
             settings=settings,

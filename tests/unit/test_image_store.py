@@ -149,7 +149,7 @@ async def test_an_index_in_an_archive_is_resolved_to_our_platform(store: Content
         (docker_archive(ROOT, config=image_config(UPPER)), "not what the image says"),
         (docker_archive(ROOT, config=image_config(ROOT, UPPER)), "names 2 layers"),
         (docker_archive(ROOT, config=b"{}"), "configuration is malformed"),
-        (docker_archive(b"no tar", config=image_config(b"no tar")), "archive is cut off"),
+        (docker_archive(b"no tar", config=image_config(b"no tar")), "no tar archive"),
         (docker_archive(tar([file("../x")])), r"'\.\.'"),
         (docker_archive(ROOT, tags=["Reef"]), "lowercase"),
         (docker_archive(ROOT, extra=[file("../x")]), "leads out"),
@@ -182,7 +182,7 @@ async def test_a_bad_archive_is_refused_and_leaves_nothing(
         (b"", "reef", [], "empty"),
         (b"x" * 5000, "reef", [], "no tar archive"),
         (ROOT[:1000], "reef", [], "cut off"),
-        (tar([file("/x")]), "reef", [], "absolute"),
+        (tar([file("../x")]), "reef", [], "leads out"),
         (gzip.compress(tar([file("x", bytes(1 << 29))])), "reef", [], "bomb"),
     ],
 )

@@ -16,7 +16,7 @@ from atoll.engine.volume_use import ContainerDisks, VolumeUse
 from atoll.errors import AtollError
 from atoll.image import ContentStore
 from atoll.model.agent import Extent
-from atoll.model.container import BundleSpec, ContainerConfig, ExitStatus, Export, VmSpec
+from atoll.model.container import BundleSpec, ExitStatus, VmSpec
 from atoll.model.runtime import StartReport
 from atoll.paths import Paths
 from atoll.runtime.client import RuntimeClient
@@ -123,17 +123,8 @@ class RuntimeLauncher:
             layers=layers,
             volumes=disks.volumes,
             volume_mounts=disks.mounts,
-            exports=_exports(config),
+            exports=self._volume_use.exports(record),
             writable_disk=None if config.read_only else str(bundle / WRITABLE),
             log_max_bytes=config.log_max_bytes or settings.log_max_mib << 20,
             log_max_files=config.log_max_files or settings.log_max_files,
         )
-
-
-def _exports(config: ContainerConfig) -> tuple[Export, ...]:
-    """The directories and files of the host that a container sees."""
-    return tuple(
-        Export(path=mount.source, target=mount.target, read_only=mount.read_only)
-        for mount in config.mounts
-        if mount.type == "bind"
-    )

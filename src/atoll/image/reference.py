@@ -68,7 +68,10 @@ class Reference:
         if self.domain != DEFAULT_DOMAIN:
             return self.repository
         short = self.path.removeprefix("library/")
-        return short if "/" not in short else self.path
+        short = short if "/" not in short else self.path
+        # docker.io/reef.io/a cannot be short: its path would be read as a registry, or as an id.
+        is_clear = _split_domain(short) == (self.domain, self.path) and not _IDENTIFIER.fullmatch(short)
+        return short if is_clear else self.repository
 
     @property
     def familiar(self) -> str:

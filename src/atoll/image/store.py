@@ -7,16 +7,7 @@ Files first, then the entry in the catalog: a crash leaves at most files that no
 import asyncio
 import shutil
 import tempfile
-from collections.abc import (
-    AsyncGenerator,
-    AsyncIterator,
-    Awaitable,
-    Callable,
-    Iterable,
-    Mapping,
-    Sequence,
-    Set,
-)
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence, Set
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +18,7 @@ from atoll.image.archive import ArchivedImage, read_archive
 from atoll.image.blobs import BlobStore
 from atoll.image.catalog import Catalog
 from atoll.image.check import Check, Checked, Finding
+from atoll.image.commit import Commit, committed_config
 from atoll.image.disk import ComposedDisk, DiskLayer, compose_disk, disk_key
 from atoll.image.download import ChunksFrom, Downloads
 from atoll.image.durable import sync_file
@@ -86,10 +78,10 @@ class ContentStore:
         self._layers = LayerStore(root / "layers", self._ingest)
         self._downloads = Downloads(root / "partial", self._blobs, self._layers, limits)
         self._catalog = Catalog(database)
+        self._names = Names(self._catalog)
         packing = Packing(database, self._ingest)
         self._origins = Origins(database)
         self._pusher = Pusher(registries, packing, self._origins)
-        self._names = Names(self._catalog)
         self._configs: dict[str, ImageConfig] = {}
         self._making: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._converting = asyncio.Semaphore(_CONVERSIONS)
@@ -162,6 +154,28 @@ class ContentStore:
                 layer_blobs=((layer.diff_id, layer.blob),),
                 names=names,
             )
+        return self._image(image_id)
+
+    async def commit(
+        self, parent_id: str, chunks: AsyncIterator[bytes], reference: str | None, commit: Commit
+    ) -> Image:
+        """Make an image of another one and the tar of a layer above it; raises `NotFound`, and as `import_`."""
+        names = [name_to_give(reference)] if reference else []
+        check_changes(commit.changes)
+        parent = self._image(parent_id).config
+        async with self._garbage.busy():
+            layer = await consume(chunks, lambda source: store_layer(source, self._blobs, self._layers, self._limits))
+            config, diff_ids = committed_config(parent, layer, commit)
+            image_id = await asyncio.to_thread(self._blobs.add, config)
+            await self._enter(
+                image_id,
+                diff_ids=diff_ids,
+                documents=(image_id,),
+                layer_blobs=((layer.diff_id, layer.blob),) if layer.entries else (),
+                names=names,
+            )
+            if not layer.entries:
+                self._garbage.expect()
         return self._image(image_id)
 
     async def pull(

@@ -166,11 +166,15 @@ class VolumeMount(Struct, frozen=True, kw_only=True):
 
 
 class Export(Struct, frozen=True, kw_only=True):
-    """A directory or file of the host, by its absolute path, that the container finds at `target`."""
+    """A directory or file of the host, by its absolute path, that the container finds at `target`.
+
+    `fills`: a directory that is empty gets what the image has there.
+    """
 
     path: str
     target: str
     read_only: bool = False
+    fills: bool = False
 
 
 class BundleSpec(VmSpec, frozen=True, kw_only=True):
