@@ -23,6 +23,7 @@ mod processes;
 mod statistics;
 mod stopwatch;
 mod streams;
+mod verity;
 
 use std::process::ExitCode;
 

@@ -30,10 +30,20 @@ pub struct Extent {
     pub size_bytes: u64,
 }
 
+/// What verifies a layer, on the same disk.
+#[derive(Debug, Deserialize)]
+pub struct HashTree {
+    pub place: Extent,
+    pub root: ByteBuf,
+}
+
 #[derive(Debug, Deserialize)]
 pub struct Root {
     pub image: Disk,
     pub layers: Vec<Extent>,
+    /// One for each layer, or none at all.
+    #[serde(default)]
+    pub trees: Vec<HashTree>,
     #[serde(default)]
     pub writable: Option<Disk>,
     #[serde(default)]

@@ -15,6 +15,7 @@ use rustix::process::{Gid, Uid};
 use crate::device;
 use crate::failure::{Code, During, Failure, Result};
 use crate::message;
+use crate::verity::Verified;
 
 /// Where the agent has the assembled root.
 pub const ROOT: &str = "/container";
@@ -23,8 +24,9 @@ const WRITABLE: &str = "/writable";
 /// What the container has written, as overlayfs keeps it.
 pub const UPPER: &str = "/writable/upper";
 
-/// noinit_itable: the kernel must not write zeros all over a sparse file in the background.
-const EXT4_OPTIONS: &std::ffi::CStr = c"noinit_itable,errors=remount-ro";
+/// noinit_itable: the kernel must not write zeros all over a sparse file in the background. discard: what is deleted goes
+/// back to the host with the next commit of the journal.
+const EXT4_OPTIONS: &std::ffi::CStr = c"noinit_itable,discard,errors=remount-ro";
 
 /// A volume that only this container reads, or that many do, on a disk that cannot be written: without its journal.
 const EXT4_READ_ONLY: &std::ffi::CStr = c"noload";
@@ -37,6 +39,8 @@ const DATA: &str = "data";
 pub struct Root {
     /// Mount points, the last one made first to go.
     mounted: Vec<String>,
+    /// What layers are mounted from, if they are verified: to be closed when they are unmounted.
+    verified: Vec<Verified>,
     disks: Vec<UsedDisk>,
     /// Where the image's layers are, the top one first.
     pub lower: Vec<String>,
@@ -51,9 +55,20 @@ struct UsedDisk {
 impl Root {
     /// Binds the disks' drivers and mounts everything at [`ROOT`]; a copy of the mount, attached nowhere.
     pub fn mount(&mut self, root: &message::Root) -> Result<OwnedFd> {
+        if !root.trees.is_empty() && root.trees.len() != root.layers.len() {
+            return Err(Failure::new(Code::InvalidRequest, "there is not one hash tree for each layer"));
+        }
+        let mut trees = root.trees.iter();
         let mut lower = Vec::new();
         for (number, &extent) in (1..).zip(&root.layers) {
-            let node = self.partition(&root.image, extent)?;
+            let mut node = self.partition(&root.image, extent)?;
+            if let Some(tree) = trees.next() {
+                let tree_node = self.partition(&root.image, tree.place)?;
+                let name = format!("layer{number}");
+                let verified = Verified::open(&name, &node, extent.size_bytes, &tree_node, &tree.root)?;
+                node = verified.node.clone();
+                self.verified.push(verified);
+            }
             let target = format!("{LAYERS}/{number}");
             self.attach(&node, &target, "squashfs", MountFlags::RDONLY, None)?;
             lower.insert(0, target);
@@ -157,6 +172,7 @@ impl Root {
                 is_busy = true;
             }
         }
+        self.verified.clear();
         if is_busy {
             rustix::fs::sync();
         }

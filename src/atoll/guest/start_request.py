@@ -11,7 +11,7 @@ import time
 from atoll.errors import InvalidRequest
 from atoll.guest.capabilities import capabilities
 from atoll.guest.identity_files import identity_files
-from atoll.model.agent import Disk, Exec, Extent, Limits, Mount, Process, Profile, Rlimit, Root, Start, Stdio
+from atoll.model.agent import Disk, Exec, Extent, HashTree, Limits, Mount, Process, Profile, Rlimit, Root, Start, Stdio
 from atoll.model.container import ContainerConfig
 from atoll.model.runtime import ExecStart
 
@@ -55,6 +55,7 @@ def start_request(
     *,
     id: str,
     layers: tuple[Extent, ...],
+    trees: tuple[HashTree, ...] = (),
     image: Disk,
     writable: Disk | None,
     stdio: Stdio,
@@ -73,7 +74,7 @@ def start_request(
         entropy=os.urandom(_ENTROPY_BYTES),
         clock_ns=time.time_ns(),
         growth_bytes=growth_mib << 20,
-        root=Root(image=image, layers=layers, writable=writable, read_only=config.read_only),
+        root=Root(image=image, layers=layers, trees=trees, writable=writable, read_only=config.read_only),
         mounts=mounts,
         files=_without_mounted(identity_files(config, id), mounts),
         sysctls=_SYSCTLS | config.sysctls,

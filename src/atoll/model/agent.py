@@ -30,15 +30,27 @@ class Extent(Struct, frozen=True):
     size_bytes: int
 
 
+class HashTree(Struct, frozen=True, kw_only=True):
+    """What verifies a layer: its dm-verity tree (format 1, SHA-256, blocks of 4096 bytes, no salt) on the same disk.
+
+    `root` is the digest of the tree's top block: whoever changes layer and tree cannot change that.
+    """
+
+    place: Extent
+    root: bytes
+
+
 class Root(Struct, frozen=True, kw_only=True):
     """The container's root: image layers at their places on `image`, bottom first, under `writable`.
 
+    With `trees`, one for each layer, what is read of a layer is what it was, or an I/O error.
     `writable` is an ext4 disk; without it the root is the image alone (`--read-only`).
     With `read_only` the assembled root is mounted read-only even when `writable` is there.
     """
 
     image: Disk
     layers: tuple[Extent, ...]
+    trees: tuple[HashTree, ...] = ()
     writable: Disk | None = None
     read_only: bool = False
 

@@ -415,6 +415,7 @@ class Container:
                 config,
                 id=self.spec.id,
                 layers=self.spec.layers,
+                trees=self.spec.trees,
                 image=vm.image,
                 writable=vm.writable,
                 stdio=stdio,
