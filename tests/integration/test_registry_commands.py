@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 from harness.command import Command
+from harness.docker_registry import docker_registry
 from harness.engine import EngineUnderTest
-from harness.registry import authority, basic_auth, running_registry, skopeo
+from harness.registry_security import authority, basic_auth
+from harness.skopeo import skopeo
 
 USER, PASSWORD = "sailor", "coral: reef"
 
@@ -16,8 +18,8 @@ USER, PASSWORD = "sailor", "coral: reef"
 def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of a registry that lets in `sailor` alone."""
     files = tmp_path_factory.mktemp("registry")
-    with running_registry(files, basic_auth(files, USER, PASSWORD)) as address:
-        yield address
+    with docker_registry(files, basic_auth(files, USER, PASSWORD)) as registry:
+        yield registry.address
 
 
 @pytest.fixture
@@ -106,7 +108,8 @@ def test_a_registry_with_a_certificate_of_our_own_authority_is_trusted_when_that
     ca = authority(tmp_path / "ca")
     certificate, key = ca.issue("good")
     settings = {"http": {"tls": {"certificate": str(certificate), "key": str(key)}}}
-    with running_registry(tmp_path / "registry", settings) as address:
+    with docker_registry(tmp_path, settings) as registry:
+        address = registry.address
         name = f"{address}/reef:1"
         atoll.ok("tag", "busybox", name)
         done = atoll("push", name)
