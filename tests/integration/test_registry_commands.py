@@ -70,6 +70,22 @@ def test_atoll_and_docker_push_the_same_and_pull_it_again(
     atoll.ok("rmi", ours, theirs)
 
 
+def test_every_tag_of_a_repository_is_pulled_and_pushed(
+    atoll: Command, docker: Command, guarded: str, config: Path
+) -> None:
+    atoll, docker = as_user(atoll, config), as_user(docker, config)
+    docker.ok("login", "-u", USER, "--password-stdin", guarded, input=PASSWORD)
+    names = [f"{guarded}/many:{tag}" for tag in ("1", "2")]
+    for name in names:
+        atoll.ok("tag", "busybox", name)
+    atoll.ok("push", "--all-tags", f"{guarded}/many")
+    for command in (atoll, docker):
+        atoll.ok("rmi", *names)
+        command.ok("pull", "--all-tags", f"{guarded}/many")
+        assert set(names) <= set(json.loads(atoll.ok("image", "inspect", "-f", "{{json .RepoTags}}", names[0])))
+    atoll.ok("rmi", *names)
+
+
 def test_a_wrong_password_is_refused_and_not_kept(
     engine: EngineUnderTest, atoll: Command, docker: Command, guarded: str, config: Path
 ) -> None:
