@@ -43,11 +43,12 @@ def big(registry: RudeRegistry, host: str) -> str:
 
 
 class Ranged:
-    """Gives the layer from where it is asked for, and stops in the middle for as long as it `stalls`."""
+    """Gives the layer from where it is asked for, and stops in the middle, if it `stalls`, until it is `released`."""
 
     def __init__(self) -> None:
         self.begun: list[int] = []
         self.stalls = True
+        self.trickles = False
         self.reached = asyncio.Event()
         self.released = asyncio.Event()
 
@@ -59,11 +60,18 @@ class Ranged:
         response = web.StreamResponse(status=206 if begin else 200, headers=headers if begin else {})
         response.content_length = len(BIG) - begin
         await response.prepare(request)
+        at = begin
         if self.stalls:
-            await response.write(BIG[begin : 2 << 20])
+            at = 2 << 20
+            await response.write(BIG[begin:at])
             self.reached.set()
-            await self.released.wait()
-        await response.write(BIG[2 << 20 if self.stalls else begin :])
+            # One byte now and then, so that there is progress to be seen.
+            while not self.released.is_set() and at < len(BIG) - 1:
+                if self.trickles:
+                    await response.write(BIG[at : at + 1])
+                    at += 1
+                await asyncio.sleep(0.01)
+        await response.write(BIG[at:])
         return response
 
 
@@ -156,14 +164,13 @@ async def test_a_second_pull_follows_the_first_and_takes_over_when_it_is_cancell
 
 async def test_who_follows_a_download_sees_its_progress(store: ContentStore, registry: RudeRegistry, big: str) -> None:
     ranged = Ranged()
+    ranged.trickles = True
     registry.replaced[BLOB] = ranged.answer
     first = asyncio.ensure_future(store.pull(big))
     await ranged.reached.wait()
     lines: list[dict[str, object]] = []
     second = asyncio.ensure_future(store.pull(big, report=lines.append))
-    await until(lambda: any(line.get("status") == "Pulling fs layer" for line in lines))
-    # It watches from the next step on; one more of the loop is enough, and none is promised.
-    await asyncio.sleep(0)
+    await until(lambda: any(line.get("status") == "Downloading" for line in lines))
     ranged.released.set()
     await asyncio.gather(first, second)
     statuses = [line.get("status") for line in lines]
