@@ -55,7 +55,7 @@ class Exchange:
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """The answer, if its status is one of `accept`; a token is fetched, or a new one, where one is wanted.
 
-        It may be silent for `extra_s` longer than others. Raises `NotFound` with `missing` (where that is given) for 404,
+        It may be silent for `extra_s` longer than others. Raises `NotFound` with `missing` (where it is given) for 404,
         the refusal for 401 and 403, `Interrupted` for what may pass, and `RegistryFailed`.
         """
         before = self.authorization.header
