@@ -1,14 +1,22 @@
 """`atoll push`, `login` and the rest against Debian's `docker-registry`, and the real `docker` doing the same."""
 
+import asyncio
+import gzip
 import json
+import random
+import subprocess
+import time
 from collections.abc import Iterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
+from harness.archives import directory, file, tar
 from harness.command import Command
 from harness.docker_registry import docker_registry
 from harness.engine import EngineUnderTest
 from harness.registry_security import authority, basic_auth
+from harness.rude_registry import Ranged, RudeRegistry, config_of, digest, manifest_of, serve
 from harness.skopeo import skopeo
 
 USER, PASSWORD = "sailor", "coral: reef"
@@ -138,3 +146,30 @@ def test_a_registry_with_a_certificate_of_our_own_authority_is_trusted_when_that
         assert "Image is up to date" in atoll.ok("pull", "--scheme", "https", name)
         assert atoll("pull", "--scheme", "http", name).code == 1
         atoll.ok("rmi", name)
+
+
+async def test_a_pull_goes_on_where_it_stopped_when_the_engine_was_killed(empty_engine: EngineUnderTest) -> None:
+    data = random.Random(0).randbytes(3_000_000)
+    blob = gzip.compress(tar([directory("bin"), file("bin/sh", data)]), 1, mtime=0)
+    config = config_of(digest(gzip.decompress(blob)))
+    registry, ranged = RudeRegistry(), Ranged(blob)
+    registry.blobs |= {digest(config): config}
+    registry.manifests["1"] = manifest_of(config, blob)
+    registry.replaced[f"/v2/reef/blobs/{digest(blob)}"] = ranged.answer
+    partial = empty_engine.root / "content/partial" / digest(blob)[7:]
+    async with AsyncExitStack() as stack:
+        name = f"{await serve(registry.answer, stack)}/reef:1"
+        with empty_engine.atoll.start("pull", name, stdin=subprocess.DEVNULL) as interrupted:
+            await asyncio.wait_for(ranged.reached.wait(), 60)
+            deadline = time.monotonic() + 60
+            while not partial.exists() or partial.stat().st_size < 2 << 20:
+                assert time.monotonic() < deadline
+                await asyncio.sleep(0.02)
+            await asyncio.to_thread(empty_engine.kill)
+            await asyncio.to_thread(interrupted.communicate)
+        ranged.stalls = False
+        ranged.released.set()
+        assert "Downloaded newer image" in await asyncio.to_thread(empty_engine.atoll.ok, "pull", name)
+    assert ranged.begun == [0, 2 << 20]
+    assert not partial.exists()
+    assert (await asyncio.to_thread(empty_engine.atoll, "system", "check")).code == 0
