@@ -105,8 +105,7 @@ class Downloads:
         path = self._path(descriptor.digest)
         try:
             with space_errors(self._root), FileIO(_open(path), "r+") as file:
-                most = min(descriptor.size, self._limits.blob_bytes)
-                writer = BlobWriter(file, most, descriptor.digest, descriptor.size)
+                writer = BlobWriter(file, min(descriptor.size, self._limits.blob_bytes))
                 joined = _Resumed(file, writer, source)
                 try:
                     self._layers.make(joined, diff_id, self._limits)
@@ -114,9 +113,9 @@ class Downloads:
                     # A damaged download shows as a broken tar first; what is wrong is the blob.
                     while joined.read(_CHUNK):
                         pass
-                    writer.verify()
+                    writer.verify(descriptor.digest, descriptor.size)
                     raise
-                writer.verify()
+                writer.verify(descriptor.digest, descriptor.size)
             self._blobs.adopt(path, descriptor.digest)
             path.unlink()
         except (InvalidRequest, OutOfSpace):

@@ -7,7 +7,7 @@ from typing import TypeVar
 from atoll.errors import NotFound, RegistryFailed
 from atoll.image.reference import Reference
 from atoll.image.registry.credentials import ANONYMOUS, Credentials
-from atoll.image.registry.endpoint import Endpoint, Registries, Scheme, endpoints_of
+from atoll.image.registry.endpoint import Registries, Scheme, endpoints_of
 from atoll.image.registry.repository import Repository, open_repository
 
 Result = TypeVar("Result")
@@ -44,11 +44,6 @@ class Sources:
                 return
             except (NotFound, RegistryFailed) as error:
                 self._give_up(repository, error)
-
-    @property
-    def endpoint(self) -> Endpoint:
-        """Who answers at present."""
-        return self._repositories[0].endpoint
 
     async def _first(self, ask: Callable[[Repository], Awaitable[Result]]) -> Result:
         while True:
