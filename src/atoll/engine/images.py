@@ -19,6 +19,7 @@ from atoll.image import (
     Scheme,
     log_in,
     merged_execution,
+    repository_tags,
 )
 
 
@@ -32,6 +33,10 @@ class Images:
         self._registries = registries
         self._containers = containers
         self._events = events
+
+    async def tags(self, repository: str, scheme: Scheme, credentials: Mapping[str, Credentials]) -> list[str]:
+        """The tags that a repository has in its registry: raises as `atoll.image.repository_tags` does."""
+        return await repository_tags(repository, self._registries, scheme, credentials)
 
     async def log_in(self, domain: str, credentials: Credentials, scheme: Scheme) -> str:
         """Whether the registry called `domain` takes `credentials`: raises as `atoll.image.log_in` does."""

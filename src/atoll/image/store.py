@@ -228,14 +228,6 @@ class ContentStore:
         report({"status": f"Status: {outcome} for {name.familiar}"})
         return self._image(pulled.image_id)
 
-    async def tags(
-        self, repository: str, *, scheme: Scheme = Scheme.AUTO, credentials: Mapping[str, Credentials] | None = None
-    ) -> Sequence[str]:
-        """The tags that a repository has in its registry; raises as `pull` does."""
-        reference = Reference.parse(repository)
-        async with open_sources(reference, self._registries, scheme, credentials) as sources:
-            return await sources.tags()
-
     async def push(
         self,
         name: str,
