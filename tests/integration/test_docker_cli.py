@@ -186,9 +186,10 @@ def test_images_are_tagged_listed_and_removed(docker: Command) -> None:
 
 
 def test_an_image_in_use_is_not_removed(docker: Command, sleeper: str) -> None:
-    done = docker("rmi", "-f", "busybox")
-    assert done.code == 1
-    assert "image is being used by running container" in done.stderr
+    by_name, by_id = docker("rmi", "busybox"), docker("rmi", "-f", docker.ok("images", "-q", "busybox"))
+    assert by_name.code == by_id.code == 1
+    assert 'unable to remove repository reference "busybox" (must force)' in by_name.stderr
+    assert "(cannot be forced) - image is being used by running container" in by_id.stderr
 
 
 def test_import_makes_an_image_that_runs(docker: Command, busybox_tar: Path) -> None:

@@ -122,7 +122,7 @@ class Images:
             if by_id and (running or not force):
                 how, state = ("cannot", "running") if running else ("must", "stopped")
                 raise Conflict(
-                    f"conflict: unable to delete {reference} ({how} be forced) - "
+                    f"conflict: unable to delete {short} ({how} be forced) - "
                     f"image is being used by {state} container {user}"
                 )
             if not force:
