@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-from registry import DOCKER_MANIFEST
+from harness.docker_registry import DOCKER_MANIFEST
 
 MIB = 1 << 20
 _FILE_MIB = 64

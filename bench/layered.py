@@ -15,8 +15,8 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import accumulate
 from pathlib import Path
 
+from harness.docker_registry import GzipLayer
 from harness.images import debian_root
-from registry import GzipLayer
 
 MIB = 1 << 20
 _DEBIAN_SHARES = (0.5, 0.2, 0.2, 0.1)

@@ -31,10 +31,10 @@ from big_layer import big_image
 from engines import bench_engine
 from figures import print_table, wait_until_quiet
 from harness.command import Command
+from harness.docker_registry import DockerRegistry, docker_registry
 from harness.engine import EngineUnderTest
 from layered import eight_layers, one_layer
 from peers import PeerUnavailable, dockerd, podman
-from registry import DockerRegistry, docker_registry
 
 TITLES = {"atoll": "atoll pull, create", "docker": "docker pull, create", "podman": "podman pull, create"}
 PEER_RATIO = 0.5

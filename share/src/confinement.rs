@@ -47,7 +47,7 @@ pub fn give_up_rights() -> io::Result<()> {
 }
 
 /// What threads that serve call; all else is EPERM.
-const CALLS: [libc::c_long; 73] = [
+const CALLS: [libc::c_long; 66] = [
     // the stream
     libc::SYS_read,
     libc::SYS_readv,
@@ -111,20 +111,13 @@ const CALLS: [libc::c_long; 73] = [
     libc::SYS_rt_sigprocmask,
     libc::SYS_rt_sigreturn,
     libc::SYS_sigaltstack,
-    libc::SYS_set_robust_list,
-    libc::SYS_rseq,
     libc::SYS_sched_yield,
     libc::SYS_sched_getaffinity,
     libc::SYS_clock_gettime,
-    libc::SYS_clock_nanosleep,
-    libc::SYS_nanosleep,
     libc::SYS_restart_syscall,
     libc::SYS_getrandom,
-    libc::SYS_poll,
-    libc::SYS_ppoll,
     libc::SYS_exit,
     libc::SYS_exit_group,
-    libc::SYS_faccessat2,
 ];
 
 const AUDIT_ARCH_X86_64: u32 = 0xc000_003e;

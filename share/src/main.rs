@@ -6,11 +6,11 @@
 //! see [`sandbox`].
 
 mod confinement;
-mod doubt;
 mod exports;
 mod failure;
 mod message;
 mod negotiation;
+mod opening;
 mod outbox;
 mod sandbox;
 mod serve;

@@ -3,20 +3,21 @@
 use std::fs::File;
 use std::io::{self, BufReader, Write};
 use std::os::fd::OwnedFd;
-use std::sync::{Barrier, Mutex, PoisonError};
+use std::sync::{Arc, Barrier, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
+use fuse_backend_rs::api::filesystem::{Context, FileSystem};
 use fuse_backend_rs::api::server::Server;
 use fuse_backend_rs::passthrough::{CachePolicy, Config, PassthroughFs};
 use fuse_backend_rs::transport::{FuseBuf, FuseDevWriter, Reader, Writer};
 use rustix::fs::OFlags;
 
 use crate::confinement;
-use crate::doubt::doubt;
 use crate::failure::{During, Result};
 use crate::message::{INIT, OPEN, Request, Verdict, WHOLE};
 use crate::negotiation;
+use crate::opening::{self, doubt};
 use crate::outbox::Outbox;
 use crate::sandbox::{EXPORTS, Identities};
 
@@ -27,7 +28,8 @@ const REMEMBERED: Duration = Duration::from_secs(1);
 const READ_AHEAD: usize = 64 << 10;
 
 pub struct Service {
-    server: Server<PassthroughFs>,
+    files: Arc<PassthroughFs>,
+    server: Server<Arc<PassthroughFs>>,
     identities: Identities,
     input: Mutex<BufReader<File>>,
     output: Mutex<File>,
@@ -51,9 +53,10 @@ pub fn prepare(socket: OwnedFd, identities: Identities) -> Result<Service> {
         use_host_ino: true,
         ..Config::default()
     };
-    let passthrough = PassthroughFs::new(config).during("open the exports")?;
+    let files = Arc::new(PassthroughFs::new(config).during("open the exports")?);
     Ok(Service {
-        server: Server::new(passthrough),
+        server: Server::new(Arc::clone(&files)),
+        files,
         identities,
         input: Mutex::new(BufReader::with_capacity(READ_AHEAD, File::from(socket))),
         output: Mutex::new(File::from(output)),
@@ -117,6 +120,7 @@ impl Service {
         outbox: &'a mut Outbox,
     ) -> io::Result<Option<&'a mut [u8]>> {
         let offer = if request.opcode == INIT { bytes.to_vec() } else { Vec::new() };
+        let only_reads = request.opcode == OPEN && opening::only_reads(bytes);
         let reader = Reader::<()>::from_fuse_buffer(FuseBuf::new(bytes)).map_err(io::Error::other)?;
         let writer = FuseDevWriter::new(outbox.open()?, space).map_err(io::Error::other)?;
         // An error here is a request that makes no sense: it has no reply, or has it by now.
@@ -125,6 +129,12 @@ impl Service {
         if request.opcode == INIT {
             negotiation::complete(&offer, reply);
         }
+        if only_reads && self.says_it_is_empty(request.node) {
+            opening::bypass_cache(reply);
+        }
         Ok(Some(reply))
+    }
+    fn says_it_is_empty(&self, node: u64) -> bool {
+        self.files.getattr(&Context::default(), node, None).is_ok_and(|(status, _)| status.st_size == 0)
     }
 }

@@ -17,7 +17,7 @@ from harness.kernel import UnpackedKernel
 from harness.runtime import sh
 from harness.starts import start_kind, wait_for_pool
 
-from atoll.errors import NotFound
+from atoll.errors import NotFound, StartFailed
 from atoll.model.container import Export
 from atoll.runtime.client import RuntimeClient
 from atoll.runtime.spawner import Spawner
@@ -102,12 +102,18 @@ async def test_files_belong_to_whom_they_belong_on_the_host(
 async def test_a_file_is_shown_without_its_neighbours(new_container: NewContainer, shown: Path) -> None:
     (shown / "one").write_text("one\n")
     (shown / "other").write_text("other\n")
-    exports = [Export(path=str(shown / "one"), target=target) for target in ("/etc/passwd", "/new/place/one")]
-    script = "cat /etc/passwd /new/place/one; echo more >> /new/place/one; ls /new/place; ls -d /etc/group"
+    exports = [Export(path=str(shown / "one"), target=target) for target in ("/etc/hosts", "/new/place/one")]
+    script = "cat /etc/hosts /new/place/one; echo more >> /new/place/one; ls /new/place; ls -d /etc/group"
     container = await new_container(script, *exports)
     assert (await container.run()).code == 0
     assert container.logged() == b"one\none\none\n/etc/group\n"
     assert (shown / "one").read_text() == "one\nmore\n"
+
+
+async def test_files_that_say_they_are_empty_are_read_all_the_same(new_container: NewContainer) -> None:
+    container = await new_container("cat /host/ostype", Export(path="/proc/sys/kernel", target="/host", read_only=True))
+    assert (await container.run()).code == 0
+    assert container.logged() == b"Linux\n"
 
 
 async def test_what_is_read_only_stays_so_whatever_root_does(new_container: NewContainer, shown: Path) -> None:
@@ -211,10 +217,27 @@ async def test_a_path_that_is_not_there_is_named(new_container: NewContainer, sh
         await container.client.start()
 
 
+async def test_a_kernel_without_fuse_runs_everything_else(
+    kernel: UnpackedKernel, busybox_tar: Path, data: Export, tmp_path: Path
+) -> None:
+    modules = tmp_path / kernel.modules.name
+    shutil.copytree(kernel.modules, modules, copy_function=os.symlink, ignore=shutil.ignore_patterns("fuse.ko*"))
+    directory = tmp_path / "guest"
+    directory.mkdir()
+    poorer = UnpackedKernel(kernel.image, modules)
+    guest = await asyncio.to_thread(make_guest, poorer, busybox_tar, directory)
+    async with Spawner() as spawner:
+        async with bundled_container(guest, spawner, tmp_path, ("true",), None, {}) as container:
+            assert (await container.run()).code == 0
+        async with bundled_container(guest, spawner, tmp_path, ("true",), None, {}, (data,)) as container:
+            with pytest.raises(StartFailed, match="the guest's kernel has no module fuse; choose another"):
+                await container.client.start()
+
+
 async def test_a_container_whose_server_is_killed_is_told_so(
     new_container: NewContainer, shown: Path, data: Export
 ) -> None:
-    container = await new_container("while echo x > /data/file; do :; done; echo lost", data)
+    container = await new_container("while echo x > /data/file; do :; done; cat /data/file; echo lost", data)
     await container.client.start()
     await until(lambda: (shown / "file").exists())
     os.kill(server_of(container.client), signal.SIGKILL)

@@ -406,3 +406,23 @@ def test_a_load_that_dies_at_any_step_leaves_the_old_state_or_the_new(tmp_path: 
 
     assert died in (0, 9)
     asyncio.run(look())
+
+
+async def test_an_image_is_gone_for_good_before_its_files_are(
+    store: ContentStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "root"
+    image = await store.import_(chunks(ROOT), "reef", [])
+    known: list[int] = []
+
+    def look(path: Path, target: Path) -> None:
+        # What a power cut leaves of the database at least: the file without its log.
+        copy = tmp_path / f"{len(known)}.db"
+        copy.write_bytes((root / "atoll.db").read_bytes())
+        known.extend(Database(copy).query("SELECT count(*) FROM image")[0])
+        rename(path, target)
+
+    rename = Path.rename
+    monkeypatch.setattr(Path, "rename", look)
+    await store.remove(image.id)
+    assert known == [0, 0, 0]

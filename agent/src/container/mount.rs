@@ -157,7 +157,11 @@ pub fn export(request: &message::Mount, mount: Option<BorrowedFd<'_>>) -> Result
         return file(mount, &request.target);
     }
     let path = resolve(Path::new("/"), Path::new(&request.target)).during(what)?;
+    let is_in_image = path.is_dir();
     let directory = directory(&path).during(what)?;
+    if request.fill && is_in_image {
+        super::fill::fill(&path, mount).during(format_args!("fill the volume at {}", request.target))?;
+    }
     attach(mount, directory.as_fd()).during(what)
 }
 

@@ -21,7 +21,7 @@ from atoll.errors import Conflict, Unavailable, Unsupported
 from atoll.image import ComposedDisk, glue
 from atoll.image.disk import FIRST_LAYER_FDSET
 from atoll.model.agent import Extent
-from atoll.model.container import DiskFiles, MountPoint, VolumeMount
+from atoll.model.container import DiskFiles, Export, MountPoint, VolumeMount
 
 MOST_VOLUMES = 100
 """So many fit into what a VMDK descriptor may be long, and into one message of the agent's."""
@@ -115,13 +115,14 @@ class VolumeUse:
         for name in read:
             _replay_journal(self._volumes.disk(name), record.vm_uid)
         image_disk = image
+        places: dict[str, tuple[int, int]] = {}
         if read:
-            layers = list(image.files.values()) or [image.path]
-            image_disk = glue([*layers, *self._files(read)], FIRST_LAYER_FDSET, bundle / _IMAGE_DISK)
+            parts = list(image.files.values()) or [image.path]
+            image_disk = glue([*parts, *self._files(read)], FIRST_LAYER_FDSET, bundle / _IMAGE_DISK)
+            places |= zip(read, image_disk.extents[len(parts) :], strict=True)
         volumes_disk = glue(self._files(written), _FIRST_VOLUME_FDSET, bundle / _VOLUMES_DISK) if written else None
-        places = dict(zip(read, image_disk.extents[len(image.extents) :], strict=True))
         if volumes_disk is not None:
-            places |= dict(zip(written, volumes_disk.extents, strict=True))
+            places |= zip(written, volumes_disk.extents, strict=True)
         mounts = tuple(
             VolumeMount(
                 target=mount.target,
@@ -134,6 +135,20 @@ class VolumeUse:
             if mount.name in places
         )
         return ContainerDisks(_files(image_disk), None if volumes_disk is None else _files(volumes_disk), mounts)
+
+    def exports(self, record: ContainerRecord) -> tuple[Export, ...]:
+        """What the container sees of the host: bind mounts, and its shared volumes; raises `NotFound`."""
+        exports = []
+        for mount in record.config.mounts:
+            path, fills = mount.source, False
+            if mount.type == "volume":
+                volume = self._volumes.get(mount.name)
+                if not volume.is_shared:
+                    continue
+                path = str(self._volumes.directory(volume))
+                fills = mount.fills and not mount.read_only and record.started_at is None
+            exports.append(Export(path=path, target=mount.target, read_only=mount.read_only, fills=fills))
+        return tuple(exports)
 
     def _wanted(self, record: ContainerRecord) -> dict[str, bool]:
         """The volumes of a container that are disks, and whether it may write them; raises `NotFound`."""

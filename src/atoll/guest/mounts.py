@@ -35,6 +35,7 @@ def container_mounts(spec: BundleSpec, *, image: Disk, volumes: Disk) -> tuple[M
                     source=str(number),
                     target=export.target,
                     options=("ro",) if export.read_only else (),
+                    fill=export.fills,
                 )
                 for number, export in enumerate(spec.exports)
             ),

@@ -3,23 +3,18 @@
 import hashlib
 import http.client
 import json
-import os
 import re
-import socket
-import subprocess
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.checkout import program
+from harness.registry import running_registry
 
 DOCKER_MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
 _DOCKER_CONFIG = "application/vnd.docker.container.image.v1+json"
 _DOCKER_LAYER = "application/vnd.docker.image.rootfs.diff.tar.gzip"
 _SENT_BLOB = re.compile(rb'"GET /v2/\S+/blobs/\S+ HTTP/1\.1" 20[06] (\d+)')
-_START_S = 30.0
 _ANSWER_S = 60.0
 
 
@@ -89,33 +84,6 @@ class DockerRegistry:
 @contextmanager
 def docker_registry(directory: Path) -> Iterator[DockerRegistry]:
     """A registry that keeps everything in `directory` and ends with the block."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{probe.getsockname()[1]}"
-    environment = {
-        **os.environ,
-        "REGISTRY_STORAGE": "filesystem",
-        "REGISTRY_STORAGE_FILESYSTEM_ROOTDIRECTORY": str(directory / "registry"),
-        "REGISTRY_HTTP_ADDR": address,
-    }
-    config = directory / "registry.yml"
-    config.write_text(f"version: 0.1\nstorage:\n  filesystem: {{}}\nhttp:\n  addr: {address}\n")
-    answers, words = directory / "answers.log", directory / "registry.log"
-    with answers.open("wb") as out, words.open("wb") as err:
-        server = subprocess.Popen(
-            [program("docker-registry"), "serve", config],
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=out,
-            stderr=err,
-        )
-    try:
-        deadline = time.monotonic() + _START_S
-        while b"listening on" not in words.read_bytes():
-            assert server.poll() is None, f"docker-registry does not start: {words.read_text(errors='replace')}"
-            assert time.monotonic() < deadline, "docker-registry does not listen"
-            time.sleep(0.02)
+    answers = directory / "answers.log"
+    with running_registry(directory, answers=answers) as address:
         yield DockerRegistry(address, answers)
-    finally:
-        server.kill()
-        server.wait()
