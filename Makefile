@@ -7,21 +7,21 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
 bin := .venv/bin
-agent := src/atoll/_agent/atoll-agent
+programs := src/atoll/_agent/atoll-agent src/atoll/_share/atoll-share
 python_sources := $(shell find src -name '*.py')
-agent_sources := $(shell find agent -type f -not -path '*/target/*')
+sources_of = $(shell find $(1) -type f -not -path '*/target/*') scripts/build-program
 
 .PHONY: help
 help: ## List these targets
 	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
 
 .PHONY: demo
-demo: demo-packages .venv/runtime-installed .venv/compiled $(agent) ## Install what is missing, build, and run a Debian container in a VM of its own
+demo: demo-packages .venv/runtime-installed .venv/compiled $(programs) ## Install what is missing, build, and run a Debian container in a VM of its own
 	@scripts/demo
 
 .PHONY: test
-test: test-packages .venv/test-installed .venv/compiled $(agent) lint test-images ## Install what is missing, lint, and run every test
-	cd agent && ../scripts/cargo test --locked --quiet
+test: test-packages .venv/test-installed .venv/compiled $(programs) lint test-images ## Install what is missing, lint, and run every test
+	for program in agent share; do (cd $$program && ../scripts/cargo test --locked --quiet); done
 	$(bin)/pytest
 
 .PHONY: lint
@@ -32,12 +32,13 @@ lint: test-packages .venv/test-installed ## Check formatting, types, the depende
 	$(bin)/lint-imports
 	$(bin)/vulture
 	shellcheck --severity=warning $$(grep -lrE "^#!.*(bash|/sh)" scripts bench .ci)
-	cd agent && ../scripts/cargo fmt --check
-	cd agent && ../scripts/cargo clippy --locked --all-targets --quiet -- --deny warnings
+	for program in agent share; do \
+		(cd $$program && ../scripts/cargo fmt --check && ../scripts/cargo clippy --locked --all-targets --quiet -- --deny warnings); \
+	done
 	$(bin)/python scripts/check_links.py
 
 .PHONY: bench
-bench: demo-packages .venv/runtime-installed .venv/compiled $(agent) ## Measure starts, memory and the command, and print the figures
+bench: demo-packages .venv/runtime-installed .venv/compiled $(programs) ## Measure starts, memory and the command, and print the figures
 	bench/boot
 	bench/cli
 	bench/create
@@ -67,8 +68,10 @@ test-packages:
 	@.venv/bin/python -m compileall -q src/atoll
 	@touch $@
 
-$(agent): $(agent_sources) scripts/build-agent
-	@scripts/build-agent
+src/atoll/_agent/atoll-agent: $(call sources_of,agent)
+	@scripts/build-program agent
+src/atoll/_share/atoll-share: $(call sources_of,share)
+	@scripts/build-program share
 
 # What the integration tests run, fetched before the first of them starts its clock.
 .PHONY: test-images

@@ -30,7 +30,7 @@ from figures import p95, print_table, wait_until_quiet
 from floor import FIRST_INSTRUCTION, FloorFailed, floor_template
 from harness.command import Command
 from harness.kernel import unpacked_kernel
-from peers import PeerUnavailable, dockerd, podman
+from harness.peers import PeerUnavailable, dockerd, podman
 
 POOL_SIZE = 2
 KINDS: Mapping[str, Mapping[str, Setting]] = {

@@ -32,7 +32,6 @@ fn driver(device_type: &str) -> Option<&'static str> {
         "0x0003" => CONSOLE,
         "0x0004" => "virtio_rng",
         "0x0005" => "virtio_balloon",
-        "0x0009" => "9pnet_virtio",
         "0x0018" => "virtio_mem",
         _ => return None,
     })

@@ -5,6 +5,7 @@
 
 mod agent;
 mod announcements;
+mod archive;
 mod boot;
 mod channel;
 mod container;

@@ -12,6 +12,7 @@
     │   ├── BootFailed          the agent did not answer in time
     │   └── AgentFailed         the agent answered with a failure, or broke the protocol
     ├── RegistryFailed          a registry could not be reached or answered wrongly
+    ├── AccessDenied            a registry does not let us in, or not do that
     ├── OutOfSpace              a disk is full
     ├── OutOfMemory             the host has no memory for one more container
     ├── Unavailable             the engine, a tool or a kernel is missing
@@ -95,6 +96,12 @@ class RegistryFailed(AtollError):
     """A registry could not be reached, or answered wrongly."""
 
     code = "registry-failed"
+
+
+class AccessDenied(AtollError):
+    """A registry does not take who we are, or does not let us do what we want."""
+
+    code = "access-denied"
 
 
 class OutOfSpace(AtollError):

@@ -92,8 +92,22 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ] = 64 << 30
     insecure_registries: Annotated[
         tuple[str, ...],
-        Meta(description="Registries (`host` or `host:port`) reached over plain HTTP; loopback always may be."),
+        Meta(
+            description="Registries (`host` or `host:port`) that are spoken to over plain HTTP when they have no HTTPS;"
+            " those on loopback always are."
+        ),
     ] = ()
+    registry_mirrors: Annotated[
+        dict[str, tuple[str, ...]],
+        Meta(
+            description="By registry (`host` or `host:port`), where its images are looked for first: `host`,"
+            " `host:port`, or an address that begins with `http://` or `https://`."
+        ),
+    ] = {}
+    registry_timeout_s: Annotated[
+        float,
+        Meta(ge=1, description="Seconds that a registry may be silent in the middle of an exchange, twice at most."),
+    ] = 30.0
 
 
 def load_settings(file: Path) -> Settings:
@@ -117,6 +131,7 @@ _KINDS = {
     "string": "a string",
     "array": "a list of strings",
     "boolean": "`true` or `false`",
+    "object": "a table of lists of strings",
 }
 
 

@@ -139,10 +139,10 @@ async def _feed(source: StreamReader, pipe: asyncio.StreamWriter) -> None:
 class HostMachine:
     """A machine that is a guest in this process; `end` is how it comes to its end."""
 
-    def __init__(self, guest: HostAgent, agent: socket.socket, console: socket.socket) -> None:
+    def __init__(self, guest: HostAgent, agent: socket.socket, unused: socket.socket) -> None:
         self.guest = guest
         self.agent = agent
-        self.console = console
+        self.console = self.share = unused
         self.pid = os.getpid()
         self.is_paused = False
         self._ended: asyncio.Future[int] = asyncio.get_running_loop().create_future()
@@ -207,17 +207,17 @@ class HostVms:
             raise self.boot_error
         ours, theirs = socket.socketpair()
         guest = HostAgent(theirs)
-        with socket.socket(socket.AF_UNIX) as console:
+        with socket.socket(socket.AF_UNIX) as unused:
             async with asyncio.TaskGroup() as tasks:
                 serving = tasks.create_task(guest.run())
-                self.machine = HostMachine(guest, ours, console)
+                self.machine = HostMachine(guest, ours, unused)
                 async with Agent(ours, on_exited) as agent:
                     await agent.hello(10)
                     self.booted.set()
                     yield Vm(
                         machine=self.machine,
                         agent=agent,
-                        console=Console(console),
+                        console=Console(unused),
                         report=StartReport(kind="cold"),
                         image=Disk(pci="0000:00:05.0"),
                         writable=None if spec.writable_disk is None else Disk(pci="0000:00:06.0"),

@@ -1,17 +1,13 @@
 """Pulling what `skopeo` has pushed to Debian's `docker-registry`, on loopback."""
 
 import json
-import os
-import socket
 import subprocess
-import threading
 from collections.abc import Iterator
-from itertools import takewhile
 from pathlib import Path
 
 import pytest
 from harness.archives import directory, file, symlink, tar
-from harness.checkout import program
+from harness.registry import running_registry, skopeo
 
 from atoll.errors import InvalidRequest, NotFound
 from atoll.image import ContentStore
@@ -21,28 +17,8 @@ from atoll.store.database import Database
 @pytest.fixture(scope="module")
 def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of a registry of this module's own."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        host = f"127.0.0.1:{probe.getsockname()[1]}"
-    environment = {
-        **os.environ,
-        "REGISTRY_STORAGE": "filesystem",
-        "REGISTRY_STORAGE_FILESYSTEM_ROOTDIRECTORY": str(tmp_path_factory.mktemp("registry")),
-        "REGISTRY_HTTP_ADDR": host,
-    }
-    config = tmp_path_factory.mktemp("config") / "registry.yml"
-    config.write_text(f"version: 0.1\nstorage:\n  filesystem: {{}}\nhttp:\n  addr: {host}\n")
-    command = [program("docker-registry"), "serve", str(config)]
-    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as server:
-        assert server.stderr is not None
-        try:
-            said = list(takewhile(lambda line: "listening on" not in line, server.stderr))
-            assert server.poll() is None, "".join(said)
-            # It writes a line a request, and stops when nobody reads them.
-            threading.Thread(target=server.stderr.read, daemon=True).start()
-            yield host
-        finally:
-            server.kill()
+    with running_registry(tmp_path_factory.mktemp("registry")) as address:
+        yield address
 
 
 @pytest.fixture
@@ -86,8 +62,8 @@ def layout(root: Path, *architectures: str) -> Path:
 def push(source: Path, target: str, *flags: str) -> str:
     """Push a layout with skopeo and return the digest that the registry knows it by."""
     digest_file = source / "pushed"
-    command = ["skopeo", "--insecure-policy", "copy", "-q", "--dest-tls-verify=false", f"--digestfile={digest_file}"]
-    subprocess.run([*command, *flags, f"oci:{source}:reef", f"docker://{target}"], check=True, capture_output=True)
+    options = ["-q", "--dest-tls-verify=false", f"--digestfile={digest_file}"]
+    skopeo("copy", *options, *flags, f"oci:{source}:reef", f"docker://{target}")
     return digest_file.read_text().strip()
 
 

@@ -9,23 +9,18 @@ import os
 import shutil
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from secrets import token_hex
 
-import msgspec
 import pytest
+from harness.bundled import Container, Guest, bundled_container, make_guest
 from harness.kernel import UnpackedKernel
 from harness.runtime import collect, sh
 
 from atoll.errors import AtollError, CommandNotExecutable, CommandNotFound, VmFailed
-from atoll.image.disk import ComposedDisk, DiskLayer, compose_disk
-from atoll.image.layer import write_layer
-from atoll.image.writable import make_writable_disk
-from atoll.kernel import Kernel, KernelStore, agent_path
-from atoll.model.agent import Extent, Process
-from atoll.model.container import BundleSpec, ContainerConfig, DiskFiles, ExitStatus
+from atoll.kernel import Kernel
+from atoll.model.agent import Process
 from atoll.runtime.client import RuntimeClient, Session
 from atoll.runtime.logs import LogReader
 from atoll.runtime.spawner import Spawner
@@ -34,52 +29,9 @@ FLOOD_BYTES = 2 << 30
 GROWTH_BYTES = 64 << 20
 
 
-@dataclass(frozen=True)
-class Guest:
-    """What every container of these tests boots: a kernel, and busybox as the only layer."""
-
-    kernel: Kernel
-    disk: ComposedDisk
-    layer: Path
-    cache: Path
-
-
 @pytest.fixture(scope="module")
 def guest(kernel: UnpackedKernel, busybox_tar: Path, tmp_path_factory: pytest.TempPathFactory) -> Guest:
-    directory = tmp_path_factory.mktemp("guest")
-    for name in ("kernels", "ingest", "disk", "cache"):
-        (directory / name).mkdir()
-
-    async def current_kernel() -> Kernel:
-        store = KernelStore(directory / "kernels", agent_path())
-        await store.set_binary(kernel.image, kernel.modules)
-        return await store.current()
-
-    layer = directory / "layer.squashfs"
-    with busybox_tar.open("rb") as tar, layer.open("xb+", buffering=0) as file:
-        written = write_layer(tar, file)
-    disk = compose_disk([DiskLayer(written.diff_id, layer)], directory / "disk", directory / "ingest")
-    return Guest(asyncio.run(current_kernel()), disk, layer, directory / "cache")
-
-
-@dataclass(frozen=True)
-class Container:
-    """A container with a runtime, whose VM may still be booting."""
-
-    client: RuntimeClient
-    spec: BundleSpec
-
-    @property
-    def exit_record(self) -> ExitStatus:
-        return msgspec.json.decode((Path(self.spec.bundle) / "exit.json").read_bytes(), type=ExitStatus)
-
-    def logged(self, *, stdout: bool = True, stderr: bool = True) -> bytes:
-        with LogReader(Path(self.spec.bundle) / "log", stdout=stdout, stderr=stderr) as reader:
-            return b"".join(piece.data for piece in reader.pieces())
-
-    async def run(self) -> ExitStatus:
-        await self.client.start()
-        return await self.client.wait()
+    return make_guest(kernel, busybox_tar, tmp_path_factory.mktemp("guest"))
 
 
 NewContainer = Callable[..., Awaitable[Container]]
@@ -92,63 +44,9 @@ async def new_container(guest: Guest, tmp_path: Path) -> AsyncIterator[NewContai
         spawner = await stack.enter_async_context(Spawner())
 
         async def new(*command: str, bundle: Path | None = None, **config: object) -> Container:
-            return await stack.enter_async_context(_container(guest, spawner, tmp_path, command, bundle, config))
+            return await stack.enter_async_context(bundled_container(guest, spawner, tmp_path, command, bundle, config))
 
         yield new
-
-
-@asynccontextmanager
-async def _container(
-    guest: Guest,
-    spawner: Spawner,
-    directory: Path,
-    command: tuple[str, ...],
-    bundle: Path | None,
-    config: dict[str, object],
-) -> AsyncIterator[Container]:
-    identity = token_hex(32)
-    if bundle is None:
-        bundle = directory / identity
-        bundle.mkdir()
-        make_writable_disk(bundle / "writable.img", 256 << 20, guest.cache, guest.cache)
-    run_dir = directory / f"run-{identity[:12]}"
-    spec = BundleSpec(
-        id=identity,
-        name="test",
-        config=ContainerConfig(image="busybox", image_id="sha256:0", hostname="reef", command=command, **config),  # type: ignore[arg-type]  # each test names real fields
-        bundle=str(bundle),
-        run_dir=str(run_dir),
-        kernel=str(guest.kernel.image),
-        initramfs=str(guest.kernel.initramfs),
-        image=DiskFiles(
-            path=str(guest.disk.path),
-            format=guest.disk.format,
-            files={number: str(path) for number, path in guest.disk.files.items()},
-        ),
-        layers=tuple(Extent(offset, size) for offset, size in guest.disk.extents),
-        writable_disk=str(bundle / "writable.img"),
-        accelerator="tcg",
-        qemu="qemu-system-x86_64",
-        cpus=1,
-        memory_mib=256,
-        boot_timeout_s=60,
-        vm_uid=None if os.geteuid() else 65534,
-        log_max_bytes=10 << 20,
-        log_max_files=2,
-    )
-    config_file = bundle / "config.json"
-    config_file.write_bytes(msgspec.json.encode(spec))
-    await spawner.spawn(config_file)
-    client = await RuntimeClient.connect(run_dir)
-    try:
-        yield Container(client, spec)
-    finally:
-        with suppress(AtollError):
-            await client.stop(signal.SIGKILL, 0)
-        async with asyncio.timeout(60):
-            await client.wait_gone()
-        await client.close()
-    assert not run_dir.exists()
 
 
 async def test_a_container_runs_under_a_kernel_of_its_own(new_container: NewContainer, guest: Guest) -> None:
@@ -329,7 +227,7 @@ async def test_a_guest_that_does_not_boot_says_its_last_words(new_container: New
     async with Spawner() as spawner, AsyncExitStack() as stack:
         directory = guest.cache / token_hex(4)
         directory.mkdir()
-        container = await stack.enter_async_context(_container(broken, spawner, directory, ("true",), None, {}))
+        container = await stack.enter_async_context(bundled_container(broken, spawner, directory, ("true",), None, {}))
         with pytest.raises(VmFailed, match="the guest did not boot: the guest's kernel panicked"):
             await container.client.start()
         status = await container.client.wait()
@@ -341,7 +239,7 @@ async def test_runtimes_outlive_the_one_who_had_them_forked(guest: Guest, tmp_pa
     async with AsyncExitStack() as stack:
         async with Spawner() as spawner:
             container = await stack.enter_async_context(
-                _container(guest, spawner, tmp_path, sh("read line; echo $line"), None, {"open_stdin": True})
+                bundled_container(guest, spawner, tmp_path, sh("read line; echo $line"), None, {"open_stdin": True})
             )
             await container.client.start()
             await container.client.close()

@@ -2,100 +2,31 @@
 
 import asyncio
 import gzip
-import hashlib
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
 from aiohttp import web
-from aiohttp.test_utils import TestServer
-from harness.archives import directory, file, tar
+from harness.archives import file, tar
+from harness.rude_registry import (
+    CONFIG,
+    DIFF_ID,
+    LAYER,
+    LAYER_TYPE,
+    MANIFEST,
+    MANIFEST_TYPE,
+    Handler,
+    RudeRegistry,
+    describe,
+    digest,
+    left_behind,
+    open_store,
+    serve,
+)
 
-from atoll.errors import AtollError, InvalidRequest, NotFound, RegistryFailed
+from atoll.errors import AtollError, InvalidRequest, NotFound, RegistryFailed, Unsupported
 from atoll.image import ContentStore
-from atoll.store.database import Database
-
-LAYER = gzip.compress(tar([directory("bin"), file("bin/sh", bytes(range(256)) * 5000)]), mtime=0)
-DIFF_ID = "sha256:" + hashlib.sha256(gzip.decompress(LAYER)).hexdigest()
-
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-
-
-def digest(data: bytes) -> str:
-    return "sha256:" + hashlib.sha256(data).hexdigest()
-
-
-def describe(media_type: str, data: bytes) -> dict[str, object]:
-    return {"mediaType": media_type, "digest": digest(data), "size": len(data)}
-
-
-CONFIG = json.dumps(
-    {"architecture": "amd64", "os": "linux", "rootfs": {"type": "layers", "diff_ids": [DIFF_ID]}}
-).encode()
-MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
-MANIFEST = json.dumps(
-    {
-        "schemaVersion": 2,
-        "config": describe("application/vnd.oci.image.config.v1+json", CONFIG),
-        "layers": [describe("application/vnd.oci.image.layer.v1.tar+gzip", LAYER)],
-    }
-).encode()
-
-
-class Registry:
-    """A registry of one image, `reef:1`, whose answers a test may replace."""
-
-    def __init__(self) -> None:
-        self.requests: list[str] = []
-        self.replaced: dict[str, Handler] = {}
-        self.blobs = {digest(data): data for data in (CONFIG, LAYER)}
-        self.manifests = {"1": MANIFEST, digest(MANIFEST): MANIFEST}
-
-    async def answer(self, request: web.Request) -> web.StreamResponse:
-        self.requests.append(request.path)
-        for prefix, handler in self.replaced.items():
-            if request.path.startswith(prefix):
-                return await handler(request)
-        return await self.usual(request)
-
-    async def usual(self, request: web.Request) -> web.StreamResponse:
-        *_, kind, name = request.path.split("/")
-        if kind == "manifests" and name in self.manifests:
-            return web.Response(body=self.manifests[name], content_type=MANIFEST_TYPE)
-        if kind == "blobs" and name in self.blobs:
-            return web.Response(body=self.blobs[name])
-        return web.json_response({"errors": [{"code": "NAME_UNKNOWN"}]}, status=404)
-
-
-@pytest.fixture
-def registry() -> Registry:
-    return Registry()
-
-
-@pytest.fixture
-async def host(registry: Registry) -> AsyncIterator[str]:
-    async with AsyncExitStack() as stack:
-        yield await serve(registry.answer, stack)
-
-
-async def serve(handler: Handler, stack: AsyncExitStack) -> str:
-    app = web.Application()
-    app.router.add_route("*", "/{path:.*}", handler)
-    server = await stack.enter_async_context(TestServer(app))
-    return f"{server.host}:{server.port}"
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> ContentStore:
-    return ContentStore(tmp_path / "content", Database(tmp_path / "atoll.db"))
-
-
-@pytest.fixture(autouse=True)
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Between two tries nobody waits."""
-    monkeypatch.setattr("atoll.image.registry._MOST_PAUSE_S", 0.0)
 
 
 async def test_an_image_is_pulled_with_dockers_progress(store: ContentStore, host: str) -> None:
@@ -116,7 +47,7 @@ async def test_an_image_is_pulled_with_dockers_progress(store: ContentStore, hos
     ]
 
 
-async def test_a_second_pull_fetches_no_layer(store: ContentStore, registry: Registry, host: str) -> None:
+async def test_a_second_pull_fetches_no_layer(store: ContentStore, registry: RudeRegistry, host: str) -> None:
     first = await store.pull(f"{host}/reef:1")
     registry.requests.clear()
     lines: list[dict[str, object]] = []
@@ -126,7 +57,7 @@ async def test_a_second_pull_fetches_no_layer(store: ContentStore, registry: Reg
     assert lines[-1]["status"] == f"Status: Image is up to date for {host}/reef:1"
 
 
-async def test_a_digest_names_exactly_one_image(store: ContentStore, registry: Registry, host: str) -> None:
+async def test_a_digest_names_exactly_one_image(store: ContentStore, registry: RudeRegistry, host: str) -> None:
     name = f"{host}/reef@{digest(MANIFEST)}"
     image = await store.pull(name)
     assert image.repo_tags == ()
@@ -159,9 +90,18 @@ def body(data: bytes) -> Handler:
     return handler
 
 
+def manifest(text: str) -> Handler:
+    async def handler(request: web.Request) -> web.StreamResponse:
+        return web.Response(body=text.encode(), content_type=MANIFEST_TYPE)
+
+    return handler
+
+
 MANIFESTS = "/v2/reef/manifests/"
 LAYERS = f"/v2/reef/blobs/{digest(LAYER)}"
 CONFIGS = f"/v2/reef/blobs/{digest(CONFIG)}"
+FOREIGN = MANIFEST.decode().replace(LAYER_TYPE, "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip")
+WRONG_SIZE = json.dumps({**json.loads(MANIFEST), "layers": [{**describe(LAYER_TYPE, LAYER), "size": len(LAYER) + 1}]})
 BOMB = gzip.compress(tar([file("x", bytes(100_000_000))]))
 
 
@@ -176,6 +116,10 @@ BOMB = gzip.compress(tar([file("x", bytes(100_000_000))]))
         (MANIFESTS, text("", 401, **{"WWW-Authenticate": "Basic realm=x"}), NotFound, "user name and a password"),
         (MANIFESTS, text("", 401, **{"WWW-Authenticate": 'Bearer realm="ftp://x"'}), RegistryFailed, "do not go"),
         (MANIFESTS, text("", 401, **{"WWW-Authenticate": "Bearer"}), RegistryFailed, "without saying how"),
+        (MANIFESTS, text('{"schemaVersion": 1, "name": "reef"}'), Unsupported, "schema 1"),
+        (MANIFESTS, manifest(FOREIGN), Unsupported, "foreign layer"),
+        (MANIFESTS, text(json.dumps({**json.loads(MANIFEST), "manifests": []})), RegistryFailed, "either"),
+        (MANIFESTS, manifest(WRONG_SIZE), RegistryFailed, "failed again and again"),
         (MANIFESTS, text("", 500), RegistryFailed, "failed again and again"),
         (MANIFESTS, text("", 418), RegistryFailed, "answered 418"),
         (MANIFESTS, text("", 302, Location="/v2/reef/manifests/1"), RegistryFailed, "more than 5 times"),
@@ -192,7 +136,7 @@ BOMB = gzip.compress(tar([file("x", bytes(100_000_000))]))
 )
 async def test_a_bad_answer_is_one_clear_error_and_leaves_nothing(
     store: ContentStore,
-    registry: Registry,
+    registry: RudeRegistry,
     host: str,
     tmp_path: Path,
     path: str,
@@ -203,7 +147,7 @@ async def test_a_bad_answer_is_one_clear_error_and_leaves_nothing(
     registry.replaced[path] = handler
     with pytest.raises(error, match=why):
         await store.pull(f"{host}/reef:1")
-    assert not [found for found in (tmp_path / "content").rglob("*") if found.is_file()]
+    assert not left_behind(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -216,7 +160,12 @@ async def test_a_bad_answer_is_one_clear_error_and_leaves_nothing(
     ],
 )
 async def test_a_configuration_that_does_not_fit_is_refused(
-    store: ContentStore, registry: Registry, host: str, changes: dict[str, object], error: type[AtollError], why: str
+    store: ContentStore,
+    registry: RudeRegistry,
+    host: str,
+    changes: dict[str, object],
+    error: type[AtollError],
+    why: str,
 ) -> None:
     config = json.dumps({**json.loads(CONFIG), **changes}).encode()
     registry.blobs[digest(config)] = config
@@ -227,7 +176,7 @@ async def test_a_configuration_that_does_not_fit_is_refused(
 
 
 async def test_an_index_is_resolved_to_our_platform_or_the_one_asked_for(
-    store: ContentStore, registry: Registry, host: str
+    store: ContentStore, registry: RudeRegistry, host: str
 ) -> None:
     arm = {**json.loads(CONFIG), "architecture": "arm64"}
     arm_config = json.dumps(arm).encode()
@@ -258,7 +207,9 @@ async def test_an_index_is_resolved_to_our_platform_or_the_one_asked_for(
         await store.pull(f"{host}/reef:1", "linux/s390x")
 
 
-async def test_a_token_is_fetched_where_one_is_asked_for(store: ContentStore, registry: Registry, host: str) -> None:
+async def test_a_token_is_fetched_where_one_is_asked_for(
+    store: ContentStore, registry: RudeRegistry, host: str
+) -> None:
     tokens = 0
 
     async def guarded(request: web.Request) -> web.StreamResponse:
@@ -279,7 +230,7 @@ async def test_a_token_is_fetched_where_one_is_asked_for(store: ContentStore, re
 
 
 async def test_a_token_never_goes_to_where_a_registry_redirects(
-    store: ContentStore, registry: Registry, host: str
+    store: ContentStore, registry: RudeRegistry, host: str
 ) -> None:
     seen: list[str | None] = []
 
@@ -307,7 +258,7 @@ async def test_a_token_never_goes_to_where_a_registry_redirects(
 
 
 async def test_a_download_that_breaks_goes_on_where_it_stopped(
-    store: ContentStore, registry: Registry, host: str
+    store: ContentStore, registry: RudeRegistry, host: str
 ) -> None:
     ranges: list[str | None] = []
 
@@ -330,7 +281,7 @@ async def test_a_download_that_breaks_goes_on_where_it_stopped(
     assert len(ranges) == 3
 
 
-async def test_a_busy_registry_is_asked_again(store: ContentStore, registry: Registry, host: str) -> None:
+async def test_a_busy_registry_is_asked_again(store: ContentStore, registry: RudeRegistry, host: str) -> None:
     asked = 0
 
     async def busy(request: web.Request) -> web.StreamResponse:
@@ -345,7 +296,7 @@ async def test_a_busy_registry_is_asked_again(store: ContentStore, registry: Reg
 
 
 async def test_a_cancelled_pull_leaves_nothing(
-    store: ContentStore, registry: Registry, host: str, tmp_path: Path
+    store: ContentStore, registry: RudeRegistry, host: str, tmp_path: Path
 ) -> None:
     reached, release = asyncio.Event(), asyncio.Event()
 
@@ -365,11 +316,11 @@ async def test_a_cancelled_pull_leaves_nothing(
     with pytest.raises(asyncio.CancelledError):
         await pulling
     release.set()
-    assert not [found for found in (tmp_path / "content").rglob("*") if found.is_file()]
+    assert not left_behind(tmp_path)
 
 
 async def test_pulls_of_the_same_image_at_once_fetch_its_layer_once(
-    store: ContentStore, registry: Registry, host: str
+    store: ContentStore, registry: RudeRegistry, host: str
 ) -> None:
     images = await asyncio.gather(*(store.pull(f"{host}/reef:1") for _ in range(4)))
     assert len({image.id for image in images}) == 1
@@ -378,6 +329,35 @@ async def test_pulls_of_the_same_image_at_once_fetch_its_layer_once(
 
 async def test_a_registry_that_is_not_there_cannot_be_reached(store: ContentStore) -> None:
     async with AsyncExitStack() as stack:
-        gone = await serve(Registry().answer, stack)
+        gone = await serve(RudeRegistry().answer, stack)
     with pytest.raises(RegistryFailed, match="cannot be reached"):
         await store.pull(f"{gone}/reef:1")
+
+
+@pytest.mark.parametrize("path", [MANIFESTS, CONFIGS, LAYERS])
+async def test_a_registry_that_says_nothing_is_given_up(
+    registry: RudeRegistry, host: str, tmp_path: Path, path: str
+) -> None:
+    is_over = asyncio.Event()
+
+    async def hang(request: web.Request) -> web.StreamResponse:
+        await is_over.wait()
+        return web.Response()
+
+    registry.replaced[path] = hang
+    with pytest.raises(RegistryFailed, match=r"it said nothing for 0.2 s"):
+        await open_store(tmp_path, silence_s=0.2).pull(f"{host}/reef:1")
+    is_over.set()
+    assert not left_behind(tmp_path)
+
+
+async def test_every_tag_of_a_repository_is_found_page_by_page(
+    store: ContentStore, registry: RudeRegistry, host: str
+) -> None:
+    async def page(request: web.Request) -> web.StreamResponse:
+        last = request.query.get("last")
+        headers = {} if last else {"Link": '</v2/reef/tags/list?last=1&n=1>; rel="next"'}
+        return web.json_response({"name": "reef", "tags": ["2"] if last else ["1"]}, headers=headers)
+
+    registry.replaced["/v2/reef/tags/list"] = page
+    assert list(await store.tags(f"{host}/reef")) == ["1", "2"]

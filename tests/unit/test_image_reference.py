@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from atoll.errors import InvalidRequest
-from atoll.image.reference import Reference
+from atoll.image.reference import Reference, is_loopback
 
 DIGEST = "sha256:" + "0123456789abcdef" * 4
 
@@ -76,7 +76,7 @@ def test_a_wrong_reference_is_refused_with_its_reason(text: str, why: str) -> No
     ],
 )
 def test_only_loopback_registries_count_as_loopback(text: str, loopback: bool) -> None:
-    assert Reference.parse(text).is_loopback is loopback
+    assert is_loopback(Reference.parse(text).domain) is loopback
 
 
 def test_the_tag_latest_is_added_only_where_there_is_no_other() -> None:

@@ -17,7 +17,7 @@ from atoll.guest.start_request import (
     start_request,
 )
 from atoll.guest.tmpfs import tmpfs_mount
-from atoll.model.agent import Disk, Extent, Limits, Process, Rlimit, Root, Start, Stdio, Terminal
+from atoll.model.agent import Disk, Extent, Limits, Mount, Process, Rlimit, Root, Start, Stdio, Terminal
 from atoll.model.container import ContainerConfig
 from atoll.model.runtime import ExecStart
 
@@ -47,6 +47,13 @@ def test_a_plain_container_starts_with_dockers_defaults() -> None:
     assert "/proc/sys" in request.profile.readonly_paths
     assert request.limits == Limits()
     assert request.growth_bytes == 128 << 20
+
+
+def test_a_file_of_the_users_own_is_not_covered() -> None:
+    mounts = (Mount(target="/etc//hosts", type="share", source="0"), Mount(target="/etc", type="share", source="1"))
+    stdio = Stdio(stdout=1, stderr=2)
+    request = start_request(CONFIG, id=ID, layers=LAYERS, image=IMAGE, writable=WRITABLE, stdio=stdio, mounts=mounts)
+    assert sorted(request.files) == ["/etc/hostname", "/etc/machine-id", "/etc/resolv.conf"]
 
 
 def test_no_two_starts_have_the_same_randomness() -> None:

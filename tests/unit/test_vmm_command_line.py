@@ -13,7 +13,7 @@ from atoll.vmm import DiskSource, MachineSpec, SavedMachine, slots
 from atoll.vmm.qemu.command_line import OpenFiles, Sockets, command_line, kernel_parameters, machine_digest
 from atoll.vmm.qemu.handover import open_handover
 
-SOCKETS = Sockets(control=3, agent=4, console=5, network=6)
+SOCKETS = Sockets(control=3, agent=4, console=5, share=9, network=6)
 SLOTS = {
     "virtio-serial-pci": slots.AGENT,
     "virtio-rng-pci": slots.ENTROPY,
@@ -50,8 +50,8 @@ def _devices(arguments: list[str]) -> list[dict[str, str]]:
     return [dict(part.split("=", 1) for part in f"driver={value}".split(",")) for value in values]
 
 
-def _arguments(spec: MachineSpec, share: int | None = None) -> list[str]:
-    return command_line(spec, SOCKETS, OpenFiles(kernel=7, initramfs=8, share=share, sets={}))
+def _arguments(spec: MachineSpec) -> list[str]:
+    return command_line(spec, SOCKETS, OpenFiles(kernel=7, initramfs=8, sets={}))
 
 
 def test_every_device_is_at_its_slot_with_or_without_disks(make_spec: MakeSpec) -> None:
@@ -68,15 +68,16 @@ def test_every_device_is_at_its_slot_with_or_without_disks(make_spec: MakeSpec) 
     }
 
 
-def test_the_share_is_there_only_for_a_shared_directory(make_spec: MakeSpec) -> None:
-    assert "virtio-9p-pci" not in {device["driver"] for device in _devices(_arguments(make_spec()))}
-    (share,) = [device for device in _devices(_arguments(make_spec(), share=9)) if device["driver"] == "virtio-9p-pci"]
-    assert int(share["addr"], 16) == slots.device_number(slots.SHARE)
+def test_the_two_ports_of_the_guest_are_known_by_name_and_have_a_socket_each(make_spec: MakeSpec) -> None:
+    arguments = _arguments(make_spec())
+    ports = [device for device in _devices(arguments) if device["driver"] == "virtserialport"]
+    assert {port["name"]: port["chardev"] for port in ports} == {"org.atoll.agent": "agent", "org.atoll.share": "share"}
+    assert {"socket,id=agent,fd=4", "socket,id=share,fd=9"} <= set(_values(arguments, "-chardev"))
 
 
 def test_nothing_is_named_by_its_path(make_spec: MakeSpec, tmp_path: Path) -> None:
-    spec = make_spec(image=DiskSource(tmp_path / "image"), writable=tmp_path / "writable", share=tmp_path)
-    assert str(tmp_path) not in " ".join(_arguments(spec, share=9))
+    spec = make_spec(image=DiskSource(tmp_path / "image"), writable=tmp_path / "writable")
+    assert str(tmp_path) not in " ".join(_arguments(spec))
 
 
 def test_qemu_may_neither_spawn_nor_gain_rights(make_spec: MakeSpec) -> None:
@@ -119,20 +120,20 @@ def test_all_files_are_handed_over_open_and_closed_again(make_spec: MakeSpec, tm
         (tmp_path / name).touch()
     files = {98: tmp_path / "head", 100: tmp_path / "layer"}
     image = DiskSource(tmp_path / "descriptor", "vmdk", files)
-    spec = make_spec(image=image, writable=tmp_path / "writable", share=tmp_path)
+    spec = make_spec(image=image, writable=tmp_path / "writable")
     before = _open_descriptors()
     with ExitStack() as ours, ExitStack() as theirs:
         _, handover = open_handover(spec, ours, theirs)
         opened = {number: Path(f"/proc/self/fd/{fd}").readlink() for number, fd in handover.files.sets.items()}
         assert opened == {1: tmp_path / "descriptor", 2: tmp_path / "writable", **files}
-        assert len(set(handover.descriptors)) == 4 + 2 + 1 + 4
+        assert len(set(handover.descriptors)) == 5 + 2 + 4
         with pytest.raises(OSError, match="Bad file descriptor"):
             os.write(handover.files.sets[1], b"an image is read-only")
         os.write(handover.files.sets[2], b"a writable layer is not")
     assert _open_descriptors() == before
 
 
-@pytest.mark.parametrize("missing", ["kernel", "initramfs", "writable", "share"])
+@pytest.mark.parametrize("missing", ["kernel", "initramfs", "writable"])
 def test_a_missing_file_is_named_and_nothing_stays_open(make_spec: MakeSpec, tmp_path: Path, missing: str) -> None:
     before = _open_descriptors()
     spec = make_spec(**{missing: tmp_path / "nowhere"})
@@ -162,7 +163,7 @@ def _values(arguments: list[str], option: str) -> list[str]:
 
 
 def _with_memory(spec: MachineSpec) -> list[str]:
-    return command_line(spec, SOCKETS, OpenFiles(kernel=7, initramfs=8, share=None, sets={}, memory=40))
+    return command_line(spec, SOCKETS, OpenFiles(kernel=7, initramfs=8, sets={}, memory=40))
 
 
 def test_a_machine_that_boots_has_memory_of_its_own_and_waits_to_be_let_go(make_spec: MakeSpec) -> None:

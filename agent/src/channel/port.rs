@@ -5,7 +5,7 @@
 //! hangs up for ever) would keep the loop busy.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{Mode, OFlags};
@@ -15,6 +15,7 @@ use super::frame::{self, HEADER, Kind};
 use crate::announcements::Announcements;
 
 const NAME: &str = "org.atoll.agent";
+pub const SHARE: &str = "org.atoll.share";
 const PORTS: &str = "/sys/class/virtio-ports";
 /// virtio_console takes at most this much in one write(2): a chunk is a whole number of writes.
 const PORT_WRITE: usize = 32 << 10;
@@ -44,12 +45,12 @@ impl Port {
     /// Waits for the port to appear and opens it.
     pub fn open(announcements: &Announcements) -> rustix::io::Result<Port> {
         let path = loop {
-            match find() {
+            match find(NAME) {
                 Some(path) => break path,
                 None => announcements.wait(),
             }
         };
-        let fd = rustix::fs::open(path, OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty())?;
+        let fd = open(&path)?;
         let chunk = vec![0; HEADER + CHUNK];
         Ok(Port { fd, outbox: Vec::with_capacity(4096), sent: 0, chunk, is_readable: true, is_writable: true })
     }
@@ -140,11 +141,17 @@ impl AsFd for Port {
     }
 }
 
-fn find() -> Option<PathBuf> {
+/// The device node of the port of that name.
+pub fn find(name: &str) -> Option<PathBuf> {
     let port = fs::read_dir(PORTS)
         .ok()?
         .flatten()
-        .find(|entry| fs::read_to_string(entry.path().join("name")).is_ok_and(|name| name.trim_end() == NAME))?;
+        .find(|entry| fs::read_to_string(entry.path().join("name")).is_ok_and(|found| found.trim_end() == name))?;
     let node = PathBuf::from("/dev").join(port.file_name());
     node.exists().then_some(node)
+}
+
+/// Opens a port by its node; only one process can have it open.
+pub fn open(path: &Path) -> rustix::io::Result<OwnedFd> {
+    rustix::fs::open(path, OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty())
 }

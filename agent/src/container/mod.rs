@@ -6,9 +6,10 @@ mod line;
 pub mod mount;
 pub mod root;
 pub mod rootfs;
+mod share;
 pub mod understudy;
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::thread::{LinkNameSpaceType, ThreadNameSpaceType};
 
@@ -21,17 +22,23 @@ use crate::stopwatch::Stopwatch;
 use crate::{entropy, memory};
 use cgroup::Cgroup;
 use root::Root;
+use share::Share;
 use understudy::Understudy;
 
 /// What exists of the container, and has to be taken apart.
 #[derive(Default)]
 pub struct Container {
     root: Root,
+    share: Option<Share>,
     cgroup: Option<Cgroup>,
     /// The mount namespace of its processes.
     mounts: Option<OwnedFd>,
     /// Seconds since the epoch.
     pub started_s: f64,
+    /// Where a start makes mount points that the image lacks, as the request has them.
+    pub mount_points: Vec<String>,
+    /// Nothing of it runs: it was put together to be looked at.
+    pub is_held: bool,
 }
 
 impl Container {
@@ -46,16 +53,22 @@ impl Container {
     ) -> Result<Child> {
         entropy::set_clock(start.clock_ns).during("set the clock")?;
         self.started_s = start.clock_ns as f64 / 1e9;
+        self.mount_points = rootfs::mount_points(start);
+        self.is_held = start.hold;
         understudy.cgroup().limit(&start.limits)?;
         let root = self.root.mount(&start.root)?;
         stopwatch.done("root file system");
+        if start.mounts.iter().any(message::Mount::is_share) {
+            self.share = Some(Share::open()?);
+            stopwatch.done("host directories");
+        }
         let volumes = self.root.mount_volumes(&start.root.image, &start.mounts)?;
         if !volumes.is_empty() {
             stopwatch.done("volumes");
         }
         memory::wait_for(memory_bytes)?;
         stopwatch.done("memory");
-        let performance = understudy.go(root.as_fd(), &volumes);
+        let performance = understudy.go(root.as_fd(), self.share.as_ref().map(Share::mount), &volumes);
         self.cgroup = Some(performance.cgroup);
         self.mounts = Some(performance.mounts);
         Ok(performance.child)
@@ -83,6 +96,21 @@ impl Container {
         child.during("start the process")
     }
 
+    /// The mount namespace of its processes, as long as it is not taken apart.
+    pub fn mounts(&self) -> Option<BorrowedFd<'_>> {
+        self.mounts.as_ref().map(AsFd::as_fd)
+    }
+
+    /// Stops its processes where they are, or lets them go on.
+    pub fn freeze(&self, is_wanted: bool) -> Result<()> {
+        self.cgroup.as_ref().map_or(Ok(()), |cgroup| cgroup.freeze(is_wanted))
+    }
+
+    /// The image's layers, the top one first.
+    pub fn lower(&self) -> &[String] {
+        &self.root.lower
+    }
+
     /// Kills whatever still runs.
     pub fn kill(&self) {
         if let Some(cgroup) = &self.cgroup {
@@ -94,6 +122,9 @@ impl Container {
     pub fn unmount(&mut self) {
         self.mounts = None;
         self.root.unmount();
+        if let Some(share) = self.share.take() {
+            share.close();
+        }
     }
 
     /// Leaves nothing of a container that has been taken apart.

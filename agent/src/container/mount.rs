@@ -8,7 +8,7 @@ use std::fs;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
 
-use rustix::fs::{CWD, FileType, Mode, OFlags};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags};
 
@@ -57,7 +57,19 @@ pub fn attach(mount: BorrowedFd<'_>, target: BorrowedFd<'_>) -> rustix::io::Resu
 
 /// Makes a mount, and with `everything` below it, read-only.
 pub fn make_read_only(mount: BorrowedFd<'_>, everything: bool) -> rustix::io::Result<()> {
-    let attributes = libc::mount_attr { attr_set: libc::MOUNT_ATTR_RDONLY, attr_clr: 0, propagation: 0, userns_fd: 0 };
+    add_attributes(mount, MountAttrFlags::MOUNT_ATTR_RDONLY, everything)
+}
+
+fn add_attributes(mount: BorrowedFd<'_>, added: MountAttrFlags, everything: bool) -> rustix::io::Result<()> {
+    // How times are kept is a number, not a set of bits: what is there has to be cleared for another.
+    let times = MountAttrFlags::MOUNT_ATTR__ATIME.bits();
+    let cleared = if added.bits() & times == 0 { 0 } else { times };
+    let attributes = libc::mount_attr {
+        attr_set: u64::from(added.bits()),
+        attr_clr: u64::from(cleared),
+        propagation: 0,
+        userns_fd: 0,
+    };
     let flags = libc::AT_EMPTY_PATH | if everything { libc::AT_RECURSIVE } else { 0 };
     // SAFETY: the path is an empty string, the structure has the size that goes with it.
     let result = unsafe {
@@ -92,6 +104,8 @@ pub fn own(kind: &str, target: &str, options: &[(&str, &str)], attributes: Mount
 
 /// The kind of mount that a volume is.
 pub const VOLUME: &str = "volume";
+/// The kind that a file or directory of the host is.
+pub const SHARE: &str = "share";
 
 /// A volume that the request asks for, mounted already: its turn among the other mounts has come.
 pub fn volume(mount: &message::Mount, volume: Option<OwnedFd>) -> Result<()> {
@@ -99,8 +113,9 @@ pub fn volume(mount: &message::Mount, volume: Option<OwnedFd>) -> Result<()> {
     let missing = || Failure::new(Code::AgentFailed, format!("cannot {what}: the volume is missing"));
     let volume = volume.ok_or_else(missing)?;
     let path = resolve(Path::new("/"), Path::new(&mount.target)).during(what)?;
+    let is_in_image = path.is_dir();
     let directory = directory(&path).during(what)?;
-    if mount.fill {
+    if mount.fill && is_in_image {
         super::fill::fill(&path, volume.as_fd()).during(format_args!("fill the volume at {}", mount.target))?;
     }
     if mount.options.iter().any(|option| option == "ro") {
@@ -125,6 +140,29 @@ pub fn requested(mount: &message::Mount) -> Result<()> {
     let directory = directory(&path).during(what)?;
     let file_system = file_system(&mount.kind, &mount.source, &options, attributes).during(what)?;
     attach(file_system.as_fd(), directory.as_fd()).during(what)
+}
+
+/// Puts a mount of the host's file or directory where the request wants it; the target is made when it is missing.
+pub fn export(request: &message::Mount, mount: Option<BorrowedFd<'_>>) -> Result<()> {
+    let what = &format!("mount {}", request.target);
+    let missing = || Failure::new(Code::InvalidRequest, format!("cannot {what}: the host does not show it"));
+    let mount = mount.ok_or_else(missing)?;
+    let (attributes, rest) = options(&request.options);
+    if let Some((option, _)) = rest.first() {
+        return Err(Failure::new(Code::InvalidRequest, format!("cannot {what}: unknown option {option}")));
+    }
+    add_attributes(mount, attributes, true).during(what)?;
+    let status = rustix::fs::statat(mount, "", AtFlags::EMPTY_PATH).during(what)?;
+    if FileType::from_raw_mode(status.st_mode) != FileType::Directory {
+        return file(mount, &request.target);
+    }
+    let path = resolve(Path::new("/"), Path::new(&request.target)).during(what)?;
+    let is_in_image = path.is_dir();
+    let directory = directory(&path).during(what)?;
+    if request.fill && is_in_image {
+        super::fill::fill(&path, mount).during(format_args!("fill the volume at {}", request.target))?;
+    }
+    attach(mount, directory.as_fd()).during(what)
 }
 
 /// Splits mount options into what the mount has and what the file system is told.

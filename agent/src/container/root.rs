@@ -21,6 +21,8 @@ use crate::verity::Verified;
 pub const ROOT: &str = "/container";
 const LAYERS: &str = "/layers";
 const WRITABLE: &str = "/writable";
+/// What the container has written, as overlayfs keeps it.
+pub const UPPER: &str = "/writable/upper";
 
 /// noinit_itable: the kernel must not write zeros all over a sparse file in the background. discard: what is deleted goes
 /// back to the host with the next commit of the journal.
@@ -40,6 +42,8 @@ pub struct Root {
     /// What layers are mounted from, if they are verified: to be closed when they are unmounted.
     verified: Vec<Verified>,
     disks: Vec<UsedDisk>,
+    /// Where the image's layers are, the top one first.
+    pub lower: Vec<String>,
 }
 
 /// A disk that is in use, and how many partitions it has been given.
@@ -83,13 +87,17 @@ impl Root {
             // Room for nothing but the mount points that the image lacks; the root becomes read-only later.
             None => self.attach(Path::new("tmpfs"), WRITABLE, "tmpfs", MountFlags::empty(), Some(c"size=1m"))?,
         }
-        let (upper, work) = (format!("{WRITABLE}/upper"), format!("{WRITABLE}/work"));
-        directory(&upper)?;
+        let work = format!("{WRITABLE}/work");
+        directory(UPPER)?;
         directory(&work)?;
         if let Some(top) = lower.first() {
-            take_over(top, &upper)?;
+            take_over(top, UPPER)?;
         }
-        let options = format!("lowerdir={},upperdir={upper},workdir={work}", lower.join(":"));
+        // What a layer cannot tell (`archive/changes.rs`) must not come about: directories that were renamed, files
+        // without their content.
+        let options =
+            format!("redirect_dir=off,metacopy=off,lowerdir={},upperdir={UPPER},workdir={work}", lower.join(":"));
+        self.lower = lower;
         directory(ROOT)?;
         rustix::mount::mount("overlay", ROOT, "overlay", MountFlags::empty(), c_string(&options).as_deref())
             .during("join the image's layers")?;

@@ -11,6 +11,7 @@ use rustix::thread::UnshareFlags;
 
 use super::mount;
 use super::root::ROOT;
+use super::share::{self, Exports};
 use crate::failure::{During, Result};
 use crate::message::{Profile, Start};
 use crate::process::launch::INIT;
@@ -20,7 +21,7 @@ const DEVICES: [(&str, u32, u32); 6] =
 
 /// Where file systems are put together that are moved into the root when there is one.
 const STAGE: &str = "/stage";
-const STAGED: [&str; 3] = ["/proc", "/dev", "/sys"];
+pub const STAGED: [&str; 3] = ["/proc", "/dev", "/sys"];
 
 const LINKS: [(&str, &str); 6] = [
     ("/proc/self/fd", "/dev/fd"),
@@ -67,13 +68,16 @@ pub fn dress(start: &Start) -> Result<Files> {
     gather_files(start)
 }
 
-/// Enters `root` and makes it what `start` asks for; it becomes read-only last. `volumes` are in the order of the mounts.
+/// Enters `root` and makes it what `start` asks for; it becomes read-only last. `share` has what the host shows, `volumes`
+/// are in the order of the mounts.
 pub fn enter(
     start: &Start,
     files: Files,
     root: BorrowedFd<'_>,
+    share: Option<OwnedFd>,
     mut volumes: impl Iterator<Item = OwnedFd>,
 ) -> Result<()> {
+    let exports = share.map_or(Ok(Exports::new()), |share| share::exports(share.as_fd(), &start.mounts))?;
     attach_root(root).during("enter the container's root")?;
     for directory in STAGED {
         mount::relocate(&format!("{STAGE}{directory}"), &format!("{ROOT}{directory}"))?;
@@ -82,6 +86,7 @@ pub fn enter(
     for mount in &start.mounts {
         match mount.kind.as_str() {
             mount::VOLUME => mount::volume(mount, volumes.next())?,
+            mount::SHARE => mount::export(mount, exports.get(&mount.source).map(AsFd::as_fd))?,
             _ => mount::requested(mount)?,
         }
     }
@@ -102,6 +107,13 @@ pub fn enter(
         mount::make_read_only(root.as_fd(), false).during("make the root read-only")?;
     }
     Ok(())
+}
+
+/// Every target that `enter` mounts something on: what the image lacks of them, it makes.
+pub fn mount_points(start: &Start) -> Vec<String> {
+    let mounted = start.mounts.iter().map(|mount| mount.target.clone());
+    let init = start.init.then(|| INIT.to_owned());
+    STAGED.map(str::to_owned).into_iter().chain(mounted).chain(start.files.keys().cloned()).chain(init).collect()
 }
 
 fn is_staged(path: &str) -> bool {

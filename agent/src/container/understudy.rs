@@ -13,9 +13,9 @@ use super::line::{self, Line};
 use super::rootfs;
 use crate::entropy;
 use crate::failure::{Code, During, Failure, Result};
-use crate::message::{Profile, Request, Start};
+use crate::message::{Mount, Profile, Request, Start};
 use crate::power;
-use crate::process::launch::{Ends, Launch};
+use crate::process::launch::{self, Ends, Launch};
 use crate::process::report::Reporter;
 use crate::process::spawn::{self, Child};
 
@@ -79,9 +79,10 @@ impl Understudy {
         self.line.send(&[&mask, payload].concat(), &descriptors).during("hand the request on")
     }
 
-    /// Gives it its root and its volumes, upon which it becomes the container's program.
-    pub fn go(self, root: BorrowedFd<'_>, volumes: &[OwnedFd]) -> Performance {
-        let mounts: Vec<_> = std::iter::once(root).chain(volumes.iter().map(AsFd::as_fd)).collect();
+    /// Gives it its root, the host's directories if there are any, and its volumes, upon which it becomes the container's
+    /// program.
+    pub fn go(self, root: BorrowedFd<'_>, share: Option<BorrowedFd<'_>>, volumes: &[OwnedFd]) -> Performance {
+        let mounts: Vec<_> = std::iter::once(root).chain(share).chain(volumes.iter().map(AsFd::as_fd)).collect();
         // One that has ended meanwhile has reported why.
         let _ = self.line.send(&[], &mounts);
         Performance { child: self.child, cgroup: self.cgroup, mounts: self.mounts }
@@ -101,8 +102,28 @@ fn wait_for_part(profile: &Profile, line: &Line) -> i32 {
     let Ok((message, descriptors)) = line.receive() else { return 1 };
     let Some((reporter, ends, payload)) = unpack(&message, descriptors) else { return 1 };
     let Ok(Request::Start(start)) = rmp_serde::from_slice(payload) else { return 1 };
+    if start.hold {
+        return hold(ends, &reporter, stage.and_then(|()| enter(&start, line)));
+    }
     let launch = Launch { process: &start.process, init: start.init, first: true };
     become_process(ends, &reporter, &launch, || stage.and_then(|()| enter(&start, line)))
+}
+
+/// Stays in the container that is put together, as if it were its process.
+fn hold(ends: Ends, reporter: &Reporter, entered: Result<()>) -> i32 {
+    match entered.and_then(|()| launch::keep_only(ends, reporter)) {
+        Ok(reporter) => {
+            drop(reporter); // as execve(2) does
+            loop {
+                // SAFETY: touches no memory; the agent's SIGKILL ends it.
+                unsafe { libc::pause() };
+            }
+        }
+        Err(failure) => {
+            reporter.failure(&failure);
+            1
+        }
+    }
 }
 
 fn enter(start: &Start, line: &Line) -> Result<()> {
@@ -111,7 +132,11 @@ fn enter(start: &Start, line: &Line) -> Result<()> {
     let files = rootfs::dress(start)?;
     let mut mounts = line.receive().map(|(_, mounts)| mounts).unwrap_or_default().into_iter();
     match mounts.next() {
-        Some(root) => rootfs::enter(start, files, root.as_fd(), mounts),
+        Some(root) => {
+            let has_share = start.mounts.iter().any(Mount::is_share);
+            let share = if has_share { mounts.next() } else { None };
+            rootfs::enter(start, files, root.as_fd(), share, mounts)
+        }
         None => Err(Failure::new(Code::AgentFailed, "the container has no root")),
     }
 }

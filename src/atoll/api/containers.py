@@ -12,7 +12,8 @@ from aiohttp import web
 
 from atoll.api.container_config import container_config
 from atoll.api.inspect import container_json, container_row
-from atoll.api.listing import ContainerFilter, decode_filters, label_fits
+from atoll.api.listing import ContainerFilter, decode_filters
+from atoll.api.prune_filters import PruneFilter
 from atoll.api.requests import answer, body_of, container_of, engine_of, flag, nothing, whole_number
 from atoll.api.schemas import ContainerBody
 from atoll.api.top import process_table
@@ -115,15 +116,11 @@ async def remove(request: web.Request) -> web.Response:
 async def prune(request: web.Request) -> web.Response:
     """Remove the containers that do not run."""
     engine = engine_of(request)
-    filters = decode_filters(request.query.get("filters"), ("label", "label!", "until"))
-    if filters.get("until"):
-        raise InvalidRequest("the filter 'until' is not supported when containers are pruned")
+    chosen = PruneFilter(request.query.get("filters"))
     deleted, freed = [], 0
     for container in list(engine.containers):
-        record, labels = container.record, container.record.config.labels
-        wanted = all(label_fits(label, labels) for label in filters.get("label", ()))
-        spared = any(label_fits(label, labels) for label in filters.get("label!", ()))
-        if record.has_vm or record.restarting or not wanted or spared:
+        record = container.record
+        if record.has_vm or record.restarting or not chosen.takes(record.created_at.timestamp(), record.config.labels):
             continue
         freed += _written_bytes(engine, container)
         try:
@@ -171,7 +168,7 @@ async def top(request: web.Request) -> web.Response:
 async def inspect(request: web.Request) -> web.Response:
     """All about a container."""
     engine, container = engine_of(request), container_of(request)
-    sizes = await _sizes(engine, container) if flag(request, "size") else {}
+    sizes = await container_sizes(engine, container) if flag(request, "size") else {}
     return answer(container_json(container.record, engine.paths, engine.volumes, engine.execs.of(container), sizes))
 
 
@@ -188,7 +185,7 @@ async def list_containers(request: web.Request) -> web.Response:
         record = container.record
         if not chosen.takes(record) or not (everything or record.is_running):
             continue
-        sizes = await _sizes(engine, container) if flag(request, "size") else {}
+        sizes = await container_sizes(engine, container) if flag(request, "size") else {}
         rows.append(container_row(record, engine.volumes, await engine.images.shown_name(container), sizes))
         if len(rows) == limit:
             break
@@ -202,7 +199,8 @@ async def _image_id(engine: Engine, reference: str) -> str | None:
         return None
 
 
-async def _sizes(engine: Engine, container: Container) -> dict[str, int]:
+async def container_sizes(engine: Engine, container: Container) -> dict[str, int]:
+    """Bytes of a container's writable layer on the host, and with its image."""
     written = await asyncio.to_thread(_written_bytes, engine, container)
     try:
         image = (await engine.images.content.get(container.record.config.image_id)).size_bytes

@@ -11,6 +11,7 @@ STATUSES: dict[type[errors.AtollError], int] = {
     errors.StartFailed: 400,
     errors.VmFailed: 500,
     errors.RegistryFailed: 500,
+    errors.AccessDenied: 401,
     errors.OutOfSpace: 500,
     errors.OutOfMemory: 503,
     errors.Unavailable: 503,

@@ -12,10 +12,11 @@ import msgspec
 from aiohttp import web
 
 from atoll.api.listing import decode_filters, image_name_fits, label_fits
+from atoll.api.registry import all_credentials_of, credentials_of, scheme_of
 from atoll.api.requests import answer, engine_of, flag
 from atoll.engine.engine import Engine
 from atoll.errors import AtollError, InvalidRequest, NotFound, Unsupported
-from atoll.image import Image
+from atoll.image import Image, Reference
 
 _CHUNK_BYTES = 1 << 20
 _KNOWN = ("dangling", "reference", "label", "before", "since", "until")
@@ -29,7 +30,7 @@ async def list_images(request: web.Request) -> web.Response:
     engine = engine_of(request)
     filters = decode_filters(request.query.get("filters"), _KNOWN)
     images = await engine.images.content.list()
-    created = {image.id: _created_s(image) for image in images}
+    created = {image.id: created_s(image) for image in images}
     before = [created[(await _find(engine, name)).id] for name in filters.get("before", ())]
     since = [created[(await _find(engine, name)).id] for name in filters.get("since", ())]
     rows = []
@@ -44,7 +45,7 @@ async def list_images(request: web.Request) -> web.Response:
             and all(created[image.id] > moment for moment in since)
         )
         if wanted or (not filters and not image.repo_tags):
-            rows.append(_image_row(image, created[image.id], len(engine.images.users(image.id))))
+            rows.append(image_row(image, created[image.id], len(engine.images.users(image.id))))
     return answer(rows)
 
 
@@ -108,16 +109,33 @@ async def _pull(request: web.Request) -> web.StreamResponse:
     name, wanted = query["fromImage"], query.get("tag", "")
     if wanted:
         name += f"@{wanted}" if ":" in wanted else f":{wanted}"
-    elif ":" not in name.rpartition("/")[2] and "@" not in name:
-        raise Unsupported("atoll does not pull all tags of a repository (--all-tags) yet")
     platform = query.get("platform") or None
+    scheme, credentials = scheme_of(request), all_credentials_of(request, name)
+    is_whole = not Reference.parse(name).tag and "@" not in name
+    content = engine.images.content
 
     async def pull(report: Report) -> None:
-        image = await engine.images.content.pull(name, platform, report)
-        engine.images.publish("pull", name, name)
-        del image
+        tags = await content.tags(name, scheme=scheme, credentials=credentials) if is_whole else [None]
+        for tag in tags:
+            full = name if tag is None else f"{name}:{tag}"
+            await content.pull(full, platform, report, scheme=scheme, credentials=credentials)
+            engine.images.publish("pull", full, full)
 
     return await _reporting(request, pull)
+
+
+async def push(request: web.Request) -> web.StreamResponse:
+    """Put an image into its registry; without a tag, all that have the name."""
+    engine, name = engine_of(request), request.match_info["name"]
+    if wanted := request.query.get("tag", ""):
+        name += f":{wanted}"
+    scheme, credentials = scheme_of(request), credentials_of(request)
+
+    async def push(report: Report) -> None:
+        await engine.images.content.push(name, report, scheme=scheme, credentials=credentials)
+        engine.images.publish("push", name, name)
+
+    return await _reporting(request, push)
 
 
 async def _import(request: web.Request) -> web.StreamResponse:
@@ -193,13 +211,14 @@ async def _find(engine: Engine, name: str) -> Image:
         raise NotFound(f"No such image: {name}") from None
 
 
-def _image_row(image: Image, created_s: int, containers: int) -> Line:
+def image_row(image: Image, created: int, containers: int) -> Line:
+    """One row of the list, for an image that so many containers were made of."""
     return {
         "Id": image.id,
         "ParentId": "",
         "RepoTags": list(image.repo_tags),
         "RepoDigests": list(image.repo_digests),
-        "Created": created_s,
+        "Created": created,
         "Size": image.size_bytes,
         "SharedSize": -1,
         "Labels": dict(image.config.execution.labels or {}) or None,
@@ -257,7 +276,8 @@ def _execution_json(image: Image) -> Line:
     return shown
 
 
-def _created_s(image: Image) -> int:
+def created_s(image: Image) -> int:
+    """When the image was made, in seconds since the epoch; 0 when it does not say."""
     return _seconds(image.config.created)
 
 
@@ -278,6 +298,7 @@ ROUTES = (
     ("POST", "/images/load", load),
     ("GET", "/images/{name:.+}/json", inspect),
     ("GET", "/images/{name:.+}/history", history),
+    ("POST", "/images/{name:.+}/push", push),
     ("POST", "/images/{name:.+}/tag", tag),
     ("DELETE", "/images/{name:.+}", remove),
 )

@@ -12,7 +12,23 @@ from pathlib import Path
 from aiohttp import web
 
 from atoll import __version__
-from atoll.api import atoll, attach, containers, events, exec, images, logs, stats, system, volumes
+from atoll.api import (
+    archive,
+    archives,
+    atoll,
+    attach,
+    check,
+    containers,
+    events,
+    exec,
+    images,
+    logs,
+    registry,
+    stats,
+    system,
+    usage,
+    volumes,
+)
 from atoll.api.errors import http_status
 from atoll.api.hijack import ClientGone, Hijacked, is_hijacked, peer_uid
 from atoll.api.requests import ENGINE, answer
@@ -25,11 +41,27 @@ MOST_BODY_BYTES = 16 << 20
 """Of a JSON body; archives are streamed and may be larger."""
 SHUTDOWN_S = 0.5
 
-_MODULES = (system, containers, attach, logs, stats, exec, images, volumes, events, atoll)
+_MODULES = (
+    system,
+    containers,
+    archive,
+    attach,
+    logs,
+    stats,
+    exec,
+    archives,
+    images,
+    registry,
+    volumes,
+    usage,
+    events,
+    check,
+    atoll,
+)
 _VERSION = re.compile(r"/v(\d+)\.(\d+)/")
 _NOT_YET = re.compile(
-    r"(?:/v[\d.]+)?/(networks|build|commit|swarm|nodes|services|tasks|secrets|configs|plugins|session|"
-    r"distribution|auth|system/df|images/\w+/push|images/search|images/.+/get|containers/[^/]+/(?:archive|export|changes|update))"
+    r"(?:/v[\d.]+)?/(networks|build|swarm|nodes|services|tasks|secrets|configs|plugins|session|"
+    r"distribution|images/search|containers/[^/]+/update)"
 )
 # `docker inspect NAME` asks for one after the other, and goes on for as long as it is told that there is no such thing.
 _NONE_OF = re.compile(r"(?:/v[\d.]+)?/(network|volume|node|service|task|secret|config|plugin)s/([^/]+)(?:/json)?$")

@@ -2,12 +2,9 @@
 
 import sys
 
-from atoll.cli.errors import Failure
 
-
-def confirm(warning: str) -> None:
-    """Show `warning` and ask; raises `Failure` unless the answer is yes."""
+def confirm(warning: str) -> bool:
+    """Show `warning` and ask; whether the answer is yes."""
     sys.stdout.write(f"{warning}\nAre you sure you want to continue? [y/N] ")
     sys.stdout.flush()
-    if sys.stdin.readline().strip().lower() != "y":
-        raise Failure("operation was cancelled by the user")
+    return sys.stdin.readline().strip().lower() == "y"

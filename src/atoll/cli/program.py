@@ -10,7 +10,7 @@ from io import TextIOWrapper
 import click
 
 from atoll import __version__
-from atoll.cli.commands.names import CONTAINER_VERBS, IMAGE_VERBS, TREES
+from atoll.cli.commands.names import CONTAINER_VERBS, IMAGE_VERBS, REGISTRY_VERBS, TREES
 from atoll.cli.errors import INTERRUPTED, Failure, describe, usage_text
 from atoll.cli.flags import STRING, TRUTH, Switch
 from atoll.cli.session import Session
@@ -31,12 +31,12 @@ def _begin(ctx: click.Context, host: str | None, debug: bool, version: bool) -> 
 ROOT = Tree(
     "atoll",
     help="Containers with a kernel of their own, used like Docker",
-    entries={**CONTAINER_VERBS, **IMAGE_VERBS, **TREES},
+    entries={**CONTAINER_VERBS, **IMAGE_VERBS, **REGISTRY_VERBS, **TREES},
     sections={
-        "Common Commands": ["run", "exec", "ps", "pull", "images", "version", "info"],
-        "Management Commands": ["container", "image", "system", "volume"],
+        "Common Commands": ["run", "exec", "ps", "pull", "push", "images", "login", "logout", "version", "info"],
+        "Management Commands": ["container", "image", "registry", "system", "volume"],
         "Commands": sorted(
-            {*CONTAINER_VERBS, "inspect", "import", "load", "rmi", "tag"} - {"run", "exec", "ps"},
+            {*CONTAINER_VERBS, "inspect", "import", "load", "rmi", "save", "tag"} - {"run", "exec", "ps"},
         ),
     },
     params=[

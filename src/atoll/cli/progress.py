@@ -1,4 +1,4 @@
-"""The progress of pulls, loads and imports: bars on a terminal, lines elsewhere (each state once, as Docker)."""
+"""How pulls, pushes, loads and imports go: bars on a terminal, lines elsewhere (each state once, as Docker)."""
 
 import os
 from collections.abc import Iterable

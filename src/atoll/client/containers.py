@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         ExecState,
         Object,
         ProcessTable,
+        Pruned,
         Statistics,
         Timings,
         WaitResult,
@@ -96,6 +97,11 @@ def kill(client: Client, container: str, *, signal: str | None) -> None:
 def remove(client: Client, container: str, *, force: bool, volumes: bool) -> None:
     """Remove; `force` kills it first."""
     client.delete(_path(container, ""), {"force": force or None, "v": volumes or None})
+
+
+def prune(client: Client, filters: Mapping[str, Sequence[str]]) -> "Pruned":
+    """Remove the containers that do not run."""
+    return cast("Pruned", client.post("/containers/prune", {"filters": encode_filters(filters)}))
 
 
 def rename(client: Client, container: str, name: str) -> None:

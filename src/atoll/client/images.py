@@ -13,7 +13,7 @@ from atoll.client.containers import encode_filters
 from atoll.client.http import Response
 
 if TYPE_CHECKING:
-    from atoll.client.shapes import ImageSummary, Object, ProgressLine, Removed
+    from atoll.client.shapes import ImageSummary, Object, ProgressLine, Pruned, Removed
 
 
 def list_images(
@@ -40,12 +40,33 @@ def remove(client: Client, image: str, *, force: bool, prune: bool) -> "list[Rem
     return cast("list[Removed]", client.delete(_path(image, ""), query))
 
 
+def prune(client: Client, filters: Mapping[str, Sequence[str]]) -> "Pruned":
+    """Remove images that nobody uses."""
+    return cast("Pruned", client.post("/images/prune", {"filters": encode_filters(filters)}))
+
+
 def pull(
-    client: Client, repository: str, tag_name: str | None, *, platform: str | None, all_tags: bool = False
+    client: Client,
+    repository: str,
+    tag_name: str | None,
+    *,
+    platform: str | None,
+    all_tags: bool = False,
+    scheme: str | None = None,
+    headers: Mapping[str, str] | None = None,
 ) -> "Iterator[ProgressLine]":
-    """Fetch an image from a registry."""
-    query = {"fromImage": repository, "tag": None if all_tags else tag_name, "platform": platform}
-    return _progress(client.request("POST", "/images/create", query))
+    """Fetch an image from a registry; `headers` say who asks."""
+    tag_wanted = None if all_tags else tag_name
+    query = {"fromImage": repository, "tag": tag_wanted, "platform": platform, "scheme": scheme}
+    return _progress(client.request("POST", "/images/create", query, headers=headers))
+
+
+def push(
+    client: Client, repository: str, tag_name: str | None, *, scheme: str | None, headers: Mapping[str, str]
+) -> "Iterator[ProgressLine]":
+    """Put an image into a registry, with all its tags there when `tag_name` is None; `headers` say who asks."""
+    query = {"tag": tag_name, "scheme": scheme}
+    return _progress(client.request("POST", _path(repository, "push"), query, headers=headers))
 
 
 def load(client: Client, archive: Iterable[bytes], *, quiet: bool, platform: str | None) -> "Iterator[ProgressLine]":
@@ -53,6 +74,16 @@ def load(client: Client, archive: Iterable[bytes], *, quiet: bool, platform: str
     query = {"quiet": quiet, "platform": platform}
     headers = {"Content-Type": "application/x-tar"}
     return _progress(client.request("POST", "/images/load", query, upload=archive, headers=headers))
+
+
+def save(client: Client, names: Sequence[str], *, archive_format: str | None) -> Iterator[bytes]:
+    """An archive of images, as it comes; raises `Unavailable` when it breaks off."""
+    query: list[tuple[str, str | int | bool | None]] = [("names", name) for name in names]
+    response = client.request("GET", "/images/get", [*query, ("format", archive_format)])
+    try:
+        yield from response.chunks()
+    finally:
+        response.close()
 
 
 def import_(

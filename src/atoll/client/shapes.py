@@ -65,13 +65,7 @@ class Volume(TypedDict, total=False):
     Scope: str
     Mountpoint: str
     Labels: dict[str, str] | None
-
-
-class Pruned(TypedDict, total=False):
-    """What a prune has removed; bytes."""
-
-    VolumesDeleted: list[str] | None
-    SpaceReclaimed: int
+    UsageData: "VolumeUsage | None"
 
 
 class ContainerSettings(TypedDict, total=False):
@@ -140,6 +134,46 @@ class Removed(TypedDict, total=False):
     Deleted: str
 
 
+class Pruned(TypedDict, total=False):
+    """What a `prune` removed, of the kind that was asked for, and bytes."""
+
+    ContainersDeleted: list[str] | None
+    ImagesDeleted: list[Removed] | None
+    VolumesDeleted: list[str] | None
+    SpaceReclaimed: int
+
+
+class VolumeUsage(TypedDict, total=False):
+    """How many containers have a volume, and its bytes."""
+
+    RefCount: int
+    Size: int
+
+
+class CheckLine(TypedDict, total=False):
+    """One line of `POST /atoll/check`: something wrong, or at the end how many of what there were."""
+
+    Kind: str
+    Name: str
+    Problem: str
+    Outcome: str
+    Images: int
+    Blobs: int
+    Layers: int
+    Disks: int
+    Found: int
+    Left: int
+
+
+class DiskUsage(TypedDict):
+    """`GET /system/df`; bytes."""
+
+    LayersSize: int
+    Images: list[ImageSummary] | None
+    Containers: list[ContainerSummary] | None
+    Volumes: list[Volume] | None
+
+
 class Progress(TypedDict, total=False):
     """So many of so many bytes."""
 
@@ -148,7 +182,7 @@ class Progress(TypedDict, total=False):
 
 
 class ProgressLine(TypedDict, total=False):
-    """One line of the answer to a pull, a load or an import."""
+    """One line of the answer to a pull, a push, a load or an import."""
 
     id: str
     status: str
@@ -259,3 +293,20 @@ class Kernel(TypedDict, total=False):
     Source: str
     Current: bool
     Digest: str
+
+
+class PathStat(TypedDict):
+    """What a path of a container is; `mode` is Go's `FileMode`."""
+
+    name: str
+    size: int
+    mode: int
+    mtime: str
+    linkTarget: str
+
+
+class Change(TypedDict):
+    """One row of `GET /containers/{id}/changes`; `Kind` 0 is changed, 1 added, 2 deleted."""
+
+    Path: str
+    Kind: int

@@ -12,6 +12,7 @@ from atoll.engine.container import Container
 from atoll.engine.host_paths import prepare_sources
 from atoll.engine.record import ContainerRecord
 from atoll.engine.services import Services
+from atoll.errors import NotFound
 from atoll.image import ContentStore
 from atoll.model.container import ContainerConfig
 
@@ -24,7 +25,8 @@ async def create_container(
     """A new container named `name` (None: at random), configured by `configure` once it has an id.
 
     With `drops_privileges` its QEMU gets a user id that no other container has. Raises `Conflict` for a name that is
-    taken, `OutOfSpace`, `NotFound` (a layer is gone), and what `configure` raises; nothing is left behind then.
+    taken, `NotFound` when the image went meanwhile, `OutOfSpace`, and what `configure` raises; nothing is left behind
+    then.
     """
     container_id = secrets.token_hex(32)
     config = configure(container_id)
@@ -52,6 +54,9 @@ async def create_container(
                 config=config,
                 vm_uid=_free_uid(services) if drops_privileges else None,
             )
+            # Nothing is awaited from here to the registry: who removes the image finds the container, or we no image.
+            if not content.has(config.image_id):
+                raise NotFound(f"No such image: {config.image}")
             services.table.insert(record)
     except BaseException:
         services.registry.release(taken)

@@ -36,7 +36,7 @@ from atoll.engine.volume import VolumeTable
 from atoll.engine.volume_use import VolumeUse
 from atoll.engine.volumes import Volumes
 from atoll.errors import AtollError, NotModified
-from atoll.image import ContentStore, Limits
+from atoll.image import DOCKERS_CERTIFICATES, ContentStore, Limits, Patience, Registries
 from atoll.kernel import KernelStore, agent_path
 from atoll.model.container import ContainerState
 from atoll.paths import Paths
@@ -139,17 +139,28 @@ class Engine:
         return {"total": len(records), "running": running, "paused": paused, "stopped": len(records) - running - paused}
 
 
-async def _tidy_up(templates: Templates, pool: Pool) -> None:
+async def _tidy_up(templates: Templates, pool: Pool, content: ContentStore, admission: Admission) -> None:
     while True:
         await asyncio.sleep(TIDY_UP_S)
         await pool.tidy_up()
         templates.tidy_up()
+        while admission.has_leisure and await content.take_checksum():
+            pass
 
 
 def promised_mib(containers: Registry[Container], settings: Settings) -> int:
     """The memory that containers which run, or are being started, may use."""
     records = (container.record for container in containers)
     return sum(vm_memory_mib(record.config.memory_bytes, settings) for record in records if record.has_vm)
+
+
+def _registries(paths: Paths, settings: Settings) -> Registries:
+    return Registries(
+        insecure=frozenset(settings.insecure_registries),
+        mirrors=settings.registry_mirrors,
+        certificates=(DOCKERS_CERTIFICATES, paths.settings_file.parent / "certs.d"),
+        patience=Patience(silence_s=settings.registry_timeout_s),
+    )
 
 
 @asynccontextmanager
@@ -161,11 +172,12 @@ async def open_engine(paths: Paths, settings: Settings) -> AsyncIterator[Engine]
         stack.enter_context(engine_lock(paths.lock))
         database = Database(paths.database)
         stack.callback(database.close)
+        registries = _registries(paths, settings)
         content = ContentStore(
             paths.content,
             database,
             limits=Limits(layer_bytes=settings.max_layer_bytes),
-            insecure_registries=settings.insecure_registries,
+            registries=registries,
         )
         kernels = KernelStore(paths.kernels, agent_path())
         spawner = await stack.enter_async_context(Spawner())
@@ -207,13 +219,13 @@ async def open_engine(paths: Paths, settings: Settings) -> AsyncIterator[Engine]
         )
         await adopt_containers(services)
         honour_policies(services)
-        tasks.spawn(_tidy_up(templates, pool), "tidying up")
+        tasks.spawn(_tidy_up(templates, pool, content, admission), "tidying up")
         yield Engine(
             services=services,
             vms=vms,
             templates=templates,
             pool=pool,
-            images=Images(content, registry, events),
+            images=Images(content, registries, registry, events),
             kernels=kernels,
             accelerators=accelerators,
             execs=Execs(tasks),

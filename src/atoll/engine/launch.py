@@ -123,6 +123,7 @@ class RuntimeLauncher:
             trees=tuple(HashTree(place=Extent(offset, size), root=root) for offset, size, root in disk.trees),
             volumes=disks.volumes,
             volume_mounts=disks.mounts,
+            exports=self._volume_use.exports(record),
             writable_disk=None if config.read_only else str(bundle / WRITABLE),
             log_max_bytes=config.log_max_bytes or settings.log_max_mib << 20,
             log_max_files=config.log_max_files or settings.log_max_files,

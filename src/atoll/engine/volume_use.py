@@ -10,8 +10,8 @@ import shutil
 import struct
 import subprocess
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from atoll.errors import Conflict, Unavailable, Unsupported
 from atoll.image import ComposedDisk, glue
 from atoll.image.disk import FIRST_LAYER_FDSET
 from atoll.model.agent import Extent
-from atoll.model.container import DiskFiles, MountPoint, VolumeMount
+from atoll.model.container import DiskFiles, Export, MountPoint, VolumeMount
 
 MOST_VOLUMES = 100
 """So many fit into what a VMDK descriptor may be long, and into one message of the agent's."""
@@ -136,6 +136,20 @@ class VolumeUse:
         )
         return ContainerDisks(_files(image_disk), None if volumes_disk is None else _files(volumes_disk), mounts)
 
+    def exports(self, record: ContainerRecord) -> tuple[Export, ...]:
+        """What the container sees of the host: bind mounts, and its shared volumes; raises `NotFound`."""
+        exports = []
+        for mount in record.config.mounts:
+            path, fills = mount.source, False
+            if mount.type == "volume":
+                volume = self._volumes.get(mount.name)
+                if not volume.is_shared:
+                    continue
+                path = str(self._volumes.directory(volume))
+                fills = mount.fills and not mount.read_only and record.started_at is None
+            exports.append(Export(path=path, target=mount.target, read_only=mount.read_only, fills=fills))
+        return tuple(exports)
+
     def _wanted(self, record: ContainerRecord) -> dict[str, bool]:
         """The volumes of a container that are disks, and whether it may write them; raises `NotFound`."""
         wanted: dict[str, bool] = {}
@@ -167,16 +181,29 @@ def _replay_journal(disk: Path, uid: int | None) -> None:
         program = shutil.which("e2fsck", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
         if program is None:
             raise Unavailable("e2fsck is missing, which replays a volume's journal: install the package e2fsprogs")
-        done = subprocess.run(
-            [program, "-p", "-E", "journal_only", f"/proc/self/fd/{file.fileno()}"],
-            pass_fds=[file.fileno()],
-            user=uid,
-            group=uid,
-            extra_groups=[] if uid is not None else None,
-            capture_output=True,
-            text=True,
-            timeout=_REPLAY_S,
-        )
+        with _owned_by(file.fileno(), uid):
+            done = subprocess.run(
+                [program, "-p", "-E", "journal_only", f"/proc/self/fd/{file.fileno()}"],
+                pass_fds=[file.fileno()],
+                user=uid,
+                group=uid,
+                extra_groups=[] if uid is not None else None,
+                capture_output=True,
+                text=True,
+                timeout=_REPLAY_S,
+            )
     if done.returncode not in (0, 1):
         said = (done.stdout + done.stderr).strip().splitlines()[-1:] or [f"it ended with {done.returncode}"]
         raise Unavailable(f"the journal of volume {disk.parent.name} cannot be replayed: {said[0]}")
+
+
+@contextmanager
+def _owned_by(descriptor: int, uid: int | None) -> Iterator[None]:
+    """Let a user open the file by its descriptor: a program that is given a path under /proc opens the file anew."""
+    if uid is not None:
+        os.fchown(descriptor, uid, uid)
+    try:
+        yield
+    finally:
+        if uid is not None:
+            os.fchown(descriptor, os.geteuid(), os.getegid())

@@ -28,6 +28,17 @@ def container_mounts(spec: BundleSpec, *, image: Disk, volumes: Disk) -> tuple[M
                 )
                 for volume in spec.volume_mounts
             ),
+            *(
+                # What is read-only is so on the host as well, whatever the guest does.
+                Mount(
+                    type="share",
+                    source=str(number),
+                    target=export.target,
+                    options=("ro",) if export.read_only else (),
+                    fill=export.fills,
+                )
+                for number, export in enumerate(spec.exports)
+            ),
         ]
     )
 

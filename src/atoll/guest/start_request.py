@@ -5,6 +5,7 @@ paths that are masked or read-only, limits. Source of the defaults: what `docker
 """
 
 import os
+import posixpath
 import time
 
 from atoll.errors import InvalidRequest
@@ -60,10 +61,12 @@ def start_request(
     stdio: Stdio,
     mounts: tuple[Mount, ...] = (),
     growth_mib: int = 0,
+    hold: bool = False,
 ) -> Start:
     """The request that starts a container, here and now: it carries the time, and randomness for this start alone.
 
-    `growth_mib` of memory are on their way to the guest. Raises `InvalidRequest` for what nobody could carry out.
+    `growth_mib` of memory are on their way to the guest. With `hold` nothing of it runs. Raises `InvalidRequest` for
+    what nobody could carry out.
     """
     return Start(
         hostname=config.hostname,
@@ -73,11 +76,12 @@ def start_request(
         growth_bytes=growth_mib << 20,
         root=Root(image=image, layers=layers, trees=trees, writable=writable, read_only=config.read_only),
         mounts=mounts,
-        files=identity_files(config, id),
+        files=_without_mounted(identity_files(config, id), mounts),
         sysctls=_SYSCTLS | config.sysctls,
         limits=limits(config),
         profile=profile(config),
         init=config.init,
+        hold=hold,
         process=Process(
             arguments=_arguments(config.entrypoint + config.command),
             environment=environment(config, terminal=config.terminal),
@@ -92,6 +96,12 @@ def start_request(
             stdio=stdio,
         ),
     )
+
+
+def _without_mounted(files: dict[str, bytes], mounts: tuple[Mount, ...]) -> dict[str, bytes]:
+    """Docker leaves alone what the user mounts there (`-v hosts:/etc/hosts`)."""
+    targets = {posixpath.normpath(mount.target) for mount in mounts}
+    return {path: content for path, content in files.items() if path not in targets}
 
 
 def profile(config: ContainerConfig) -> Profile:

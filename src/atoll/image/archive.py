@@ -8,14 +8,14 @@ https://github.com/moby/moby/blob/master/image/spec/v1.2.md ("Combined Image JSO
 import hashlib
 import posixpath
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from io import FileIO
 from pathlib import Path
 
 import msgspec
-from msgspec import Struct
 
-from atoll.errors import InvalidRequest
+from atoll.errors import AtollError, InvalidRequest
 from atoll.image.blobs import BlobStore
 from atoll.image.compression import decompressed
 from atoll.image.durable import space_errors, write_fully
@@ -23,6 +23,7 @@ from atoll.image.limits import Limits
 from atoll.image.manifest import HOST, choose, parse_config, parse_manifest, runs_on
 from atoll.image.oci import ImageConfig, Index, Manifest
 from atoll.image.reference import Reference
+from atoll.image.save import DockerEntry
 from atoll.image.tarstream import Kind, Source, TarReader, printable
 
 _CHUNK = 1 << 20
@@ -30,14 +31,6 @@ _MOST_MEMBERS = 50_000
 _DOCKER = "manifest.json"
 _LAYOUT = "index.json"
 _NAME_ANNOTATIONS = ("io.containerd.image.name", "org.opencontainers.image.ref.name")
-
-
-class _DockerImage(Struct, frozen=True, rename="pascal"):
-    """One entry of a docker-archive's manifest.json."""
-
-    config: str
-    layers: tuple[str, ...] | None = None
-    repo_tags: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -85,7 +78,8 @@ def read_archive(source: Source, scratch: Path, blobs: BlobStore, limits: Limits
     with space_errors(scratch):
         members = _read_members(source, scratch, limits)
     if _DOCKER in members.files:
-        return [_docker_image(members, entry, blobs, limits) for entry in _docker_images(members, limits)]
+        documents = _layout_documents(members, limits)
+        return [_docker_image(members, entry, documents, blobs, limits) for entry in _docker_images(members, limits)]
     if _LAYOUT in members.files:
         return list(_layout_images(members, blobs, limits))
     raise InvalidRequest(
@@ -136,21 +130,52 @@ def _keep(reader: TarReader, path: Path, limits: Limits) -> _File:
     return _File(path, f"sha256:{digest.hexdigest()}")
 
 
-def _docker_images(members: _Members, limits: Limits) -> tuple[_DockerImage, ...]:
+def _docker_images(members: _Members, limits: Limits) -> tuple[DockerEntry, ...]:
     try:
         data = _document(members, _DOCKER, limits)
-        return msgspec.json.decode(data, type=tuple[_DockerImage, ...])
+        return msgspec.json.decode(data, type=tuple[DockerEntry, ...])
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidRequest(f"the image archive is malformed: manifest.json: {error}") from error
 
 
-def _docker_image(members: _Members, entry: _DockerImage, blobs: BlobStore, limits: Limits) -> ArchivedImage:
-    layers = [members.find(layer) for layer in entry.layers or ()]
+def _docker_image(
+    members: _Members,
+    entry: DockerEntry,
+    documents: dict[tuple[str, ...], tuple[_File, ...]],
+    blobs: BlobStore,
+    limits: Limits,
+) -> ArchivedImage:
+    config, layers = members.find(entry.config), [members.find(layer) for layer in entry.layers or ()]
     names = tuple(Reference.parse(name).tagged() for name in entry.repo_tags or ())
-    return _archived(members, members.find(entry.config), layers, (), names, blobs, limits)
+    manifest = documents.get((config.digest, *(layer.digest for layer in layers)), ())
+    return _archived(members, config, layers, manifest, names, blobs, limits)
+
+
+def _layout_documents(members: _Members, limits: Limits) -> dict[tuple[str, ...], tuple[_File, ...]]:
+    """The manifests of an archive that is both kinds, by the digests of configuration and layers."""
+    found: dict[tuple[str, ...], tuple[_File, ...]] = {}
+    with suppress(AtollError):  # nothing hangs on it: the image is whole without
+        for _, documents, manifest in _manifests(members, limits) if _LAYOUT in members.files else ():
+            found[manifest.config.digest, *(layer.digest for layer in manifest.layers)] = documents
+    return found
 
 
 def _layout_images(members: _Members, blobs: BlobStore, limits: Limits) -> Iterator[ArchivedImage]:
+    # Of one manifest there may be several entries, one for each name.
+    images: dict[str, ArchivedImage] = {}
+    for annotations, documents, manifest in _manifests(members, limits):
+        layers = [_blob(members, layer.digest) for layer in manifest.layers]
+        config = _blob(members, manifest.config.digest)
+        names = _layout_names(annotations)
+        image = _archived(members, config, layers, documents, names, blobs, limits)
+        if (same := images.get(documents[-1].digest)) is not None:
+            image = replace(image, names=tuple(dict.fromkeys((*same.names, *names))))
+        images[documents[-1].digest] = image
+    yield from images.values()
+
+
+def _manifests(members: _Members, limits: Limits) -> Iterator[tuple[dict[str, str], tuple[_File, ...], Manifest]]:
+    """The images for our platform that index.json has: annotations of its entry, documents, manifest."""
     index = parse_manifest(_document(members, _LAYOUT, limits), limits=limits)
     if not isinstance(index, Index):
         raise InvalidRequest("the image archive is malformed: index.json is no image index")
@@ -159,18 +184,14 @@ def _layout_images(members: _Members, blobs: BlobStore, limits: Limits) -> Itera
         annotations = descriptor.annotations or {}
         documents = []
         while True:
-            member = _blob(members, descriptor.digest)
-            documents.append(member)
+            documents.append(_blob(members, descriptor.digest))
             manifest = parse_manifest(_document(members, _blob_name(descriptor.digest), limits), limits=limits)
             if isinstance(manifest, Manifest):
                 break
             if len(documents) > 4:
                 raise InvalidRequest("the image archive is malformed: its indexes are nested too deeply")
             descriptor = choose(manifest)
-        layers = [_blob(members, layer.digest) for layer in manifest.layers]
-        config = _blob(members, manifest.config.digest)
-        names = _layout_names(annotations)
-        yield _archived(members, config, layers, tuple(documents), names, blobs, limits)
+        yield annotations, tuple(documents), manifest
 
 
 def _layout_names(annotations: dict[str, str]) -> tuple[Reference, ...]:

@@ -33,11 +33,15 @@ class BlobWriter:
 
     def write(self, data: bytes | memoryview) -> None:
         """Append `data`; raises `InvalidRequest` beyond the size that was announced or allowed."""
+        self.count(data)
+        write_fully(self._file, data)
+
+    def count(self, data: bytes | memoryview) -> None:
+        """Take `data` for the next bytes of the blob, which the file has already; raises as `write` does."""
         self.size_bytes += len(data)
         if self.size_bytes > self._limit_bytes:
             raise InvalidRequest(f"a blob is larger than the {self._limit_bytes} bytes it may have")
         self._hash.update(data)
-        write_fully(self._file, data)
 
     def verify(self) -> None:
         """Raise `InvalidRequest` unless what was written is what was announced."""
@@ -56,6 +60,7 @@ class BlobStore:
         """Open the store; `ingest` holds unfinished blobs and must be on the same file system."""
         self._directory = root / "sha256"
         self._directory.mkdir(parents=True, exist_ok=True)
+        sync_directory(root)
         self._ingest = ingest
 
     def path(self, digest: str) -> Path:
@@ -65,6 +70,13 @@ class BlobStore:
     def has(self, digest: str) -> bool:
         """Whether the blob is here, whole."""
         return self.path(digest).exists()
+
+    def size_bytes(self, digest: str) -> int:
+        """Bytes of the blob; -1 when it is not here."""
+        try:
+            return self.path(digest).stat().st_size
+        except FileNotFoundError:
+            return -1
 
     @contextmanager
     def writer(self, digest: str | None, *, limit_bytes: int, size_bytes: int | None = None) -> Iterator[BlobWriter]:
@@ -96,6 +108,10 @@ class BlobStore:
             with suppress(FileExistsError):  # another one brought the same
                 self.path(digest).hardlink_to(path)
             sync_directory(self._directory)
+
+    def make_durable(self) -> None:
+        """Let the names of all blobs that are here survive a power cut; blocks."""
+        sync_directory(self._directory)
 
     def read(self, digest: str, *, limit_bytes: int) -> bytes:
         """A small blob, verified; raises `NotFound`, or `InvalidRequest` when it is too large or was damaged."""

@@ -43,6 +43,11 @@ SCHEMA = (
         image_id TEXT NOT NULL REFERENCES image ON DELETE CASCADE,
         PRIMARY KEY (repository, digest)
     ) STRICT""",
+    # The SHA-256 of a layer's squashfs, taken soon after it was made: what `check` holds it to.
+    """CREATE TABLE layer_checksum (
+        diff_id TEXT PRIMARY KEY,
+        sha256 TEXT NOT NULL
+    ) STRICT""",
 )
 
 
@@ -137,7 +142,55 @@ class Catalog:
         """Forget an image and all its names."""
         with self._database.transaction():
             self._database.execute("DELETE FROM image WHERE id = ?", (image_id,))
-            self._database.execute("DELETE FROM layer_blob WHERE diff_id NOT IN (SELECT diff_id FROM image_layer)")
+            for table in ("layer_blob", "layer_checksum"):
+                self._database.execute(f"DELETE FROM {table} WHERE diff_id NOT IN (SELECT diff_id FROM image_layer)")
+
+    def tags(self, repository: str) -> list[tuple[Reference, str]]:
+        """Every name with a tag in `repository`, and the image that it means."""
+        query = "SELECT tag, image_id FROM image_name WHERE repository = ? ORDER BY tag"
+        rows = self._database.query(query, (repository,))
+        return [(_reference(repository, tag=row[0]), row[1]) for row in rows]
+
+    def documents(self, image_id: str) -> list[str]:
+        """The digests of an image's documents, those that came last first."""
+        query = "SELECT digest FROM image_document WHERE image_id = ? ORDER BY rowid DESC"
+        return [row[0] for row in self._database.query(query, (image_id,))]
+
+    def diff_ids(self, image_id: str) -> list[str]:
+        """The layers of an image, bottom first."""
+        query = "SELECT diff_id FROM image_layer WHERE image_id = ? ORDER BY position"
+        return [row[0] for row in self._database.query(query, (image_id,))]
+
+    def layer_blobs(self, diff_id: str) -> tuple[str, ...]:
+        """The blobs that unpack to a layer."""
+        query = "SELECT digest FROM layer_blob WHERE diff_id = ? ORDER BY digest"
+        return tuple(row[0] for row in self._database.query(query, (diff_id,)))
+
+    def forget_blob(self, digest: str) -> None:
+        """Forget that a layer can be made of this blob."""
+        self._database.execute("DELETE FROM layer_blob WHERE digest = ?", (digest,))
+
+    def checksum(self, diff_id: str) -> str | None:
+        """What the layer's squashfs has, if that is known."""
+        rows = self._database.query("SELECT sha256 FROM layer_checksum WHERE diff_id = ?", (diff_id,))
+        return rows[0][0] if rows else None
+
+    def record_checksum(self, diff_id: str, sha256: str) -> None:
+        """Say what the layer's squashfs has, unless no image has the layer any more."""
+        self._database.execute(
+            "INSERT INTO layer_checksum SELECT DISTINCT diff_id, ? FROM image_layer WHERE diff_id = ?"
+            " ON CONFLICT DO UPDATE SET sha256 = excluded.sha256",
+            (sha256, diff_id),
+        )
+
+    def layers_without_checksum(self) -> list[str]:
+        """Layers of images whose squashfs nobody has looked at yet."""
+        query = "SELECT DISTINCT diff_id FROM image_layer WHERE diff_id NOT IN (SELECT diff_id FROM layer_checksum)"
+        return [row[0] for row in self._database.query(query)]
+
+    def make_durable(self) -> None:
+        """Let all that was said so far survive a power cut; blocks."""
+        self._database.make_durable()
 
     def live(self) -> Live:
         """What must be kept."""

@@ -2,14 +2,18 @@
 
 Media types are not asked: they are wrong often enough, and Docker does not ask them either. Output comes in pieces
 of bounded size, however much a few bytes of input unpack to.
+
+Gzip is read by zlib-ng: a Debian root of 126 MB in 0.18 s, where zlib takes 0.34 s. ISA-L, at 0.16 s, makes no pull
+shorter, and reads what strangers send with assembly written by hand.
 """
 
 import bz2
 import lzma
 import sys
-import zlib
 from collections.abc import Callable
 from typing import Protocol
+
+from zlib_ng import zlib_ng
 
 from atoll.errors import InvalidRequest
 from atoll.image.tarstream import Source
@@ -19,7 +23,10 @@ if sys.version_info >= (3, 14):
 else:
     from backports import zstd
 
+_GZIP_ERROR: type[Exception] = zlib_ng.error  # type: ignore[assignment]  # its stubs have an instance
 _CHUNK = 256 << 10
+_FIRST_PORTION_BYTES = 4 << 10
+_MOST_EMPTY = 50_000
 _ZSTD_WINDOW_LOG = 27  # 128 MiB, what `zstd --long` uses
 _XZ_MEMORY_BYTES = 128 << 20
 
@@ -37,10 +44,10 @@ class _Decompressor(Protocol):
 
 
 class _Gzip:
-    """zlib's decompressor with the face of bz2's."""
+    """zlib-ng's decompressor with the face of bz2's."""
 
     def __init__(self) -> None:
-        self._inflate = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
+        self._inflate = zlib_ng.decompressobj(wbits=zlib_ng.MAX_WBITS | 16)
 
     @property
     def eof(self) -> bool:
@@ -80,8 +87,11 @@ class _Members:
         self._name = name
         self._start = start
         self._member = start()
-        self._rest = b""
-        """Input that came after the end of a member."""
+        self._input = b""
+        self._at = 0
+        self._portion_bytes = _FIRST_PORTION_BYTES
+        self._empty = 0
+        """Members that held nothing, in a row."""
 
     def read(self, size: int, /) -> bytes:
         while True:
@@ -89,28 +99,45 @@ class _Members:
                 return b""
             data = b""
             if self._member.needs_input:
-                data, self._rest = self._rest or self._source.read(_CHUNK), b""
+                data = self._portion()
                 if not data:
                     raise InvalidRequest(f"the {self._name} data is cut off")
             try:
                 output = self._member.decompress(data, size)
-            except (zlib.error, zstd.ZstdError, lzma.LZMAError, OSError, ValueError) as error:
+            except (_GZIP_ERROR, zstd.ZstdError, lzma.LZMAError, OSError, ValueError) as error:
                 raise InvalidRequest(f"the {self._name} data is damaged: {error}") from error
             if self._member.eof:
-                self._rest = self._member.unused_data
+                self._at -= len(self._member.unused_data)
             if output:
+                self._empty = 0
                 return output
+
+    def _portion(self) -> bytes:
+        """The next input: little for the beginning of a member, as what is beyond its end is copied again and again."""
+        self._fill()
+        data = self._input[self._at : self._at + self._portion_bytes]
+        self._at += len(data)
+        self._portion_bytes = min(2 * self._portion_bytes, _CHUNK)
+        return data
 
     def _begin_next(self) -> bool:
         """Start on the next member; what is padded with zeros is at its end."""
-        self._rest = (self._rest or self._source.read(_CHUNK)).lstrip(b"\0")
-        while not self._rest:
-            data = self._source.read(_CHUNK)
-            if not data:
-                return False
-            self._rest = data.lstrip(b"\0")
+        while self._fill() and not self._input[self._at]:
+            self._input, self._at = self._input[self._at :].lstrip(b"\0"), 0
+        if not self._input:
+            return False
+        self._empty += 1
+        if self._empty > _MOST_EMPTY:
+            raise InvalidRequest(f"the {self._name} data is refused: it has {_MOST_EMPTY} streams of nothing in a row")
         self._member = self._start()
+        self._portion_bytes = _FIRST_PORTION_BYTES
         return True
+
+    def _fill(self) -> bool:
+        """Have input at hand; False at the end of it."""
+        if self._at == len(self._input):
+            self._input, self._at = self._source.read(_CHUNK), 0
+        return bool(self._input)
 
 
 _MAGIC: tuple[tuple[bytes, Callable[[Source], Source]], ...] = (

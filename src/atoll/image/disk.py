@@ -16,6 +16,8 @@ from typing import Literal
 from atoll.errors import InvalidRequest, Unsupported
 from atoll.image.durable import new_file, write_fully
 
+DESCRIPTOR = "disk.vmdk"
+"""The file in a composed disk's directory."""
 FIRST_LAYER_FDSET = 100
 MOST_LAYERS = 127
 
@@ -82,14 +84,19 @@ def compose_disk(layers: Sequence[DiskLayer], directory: Path, ingest: Path) -> 
     if len(parts) == 1:
         return ComposedDisk(parts[0], "raw", extents)
     verified = tuple((*place, tree.root) for place, tree in zip(places[len(layers) :], trees, strict=True))
-    descriptor = directory / "disk.vmdk"
+    descriptor = directory / DESCRIPTOR
     files = {FIRST_LAYER_FDSET + number: part for number, part in enumerate(parts)}
     if not descriptor.exists():
         directory.mkdir(parents=True, exist_ok=True)
         with new_file(ingest) as new:
-            write_fully(new.file, descriptor_text(dict(zip(files, sizes, strict=True))).encode())
+            write_fully(new.file, disk_descriptor(sizes))
             new.keep_as(descriptor)
     return ComposedDisk(descriptor, "vmdk", extents, files, verified)
+
+
+def disk_descriptor(sizes: Sequence[int]) -> bytes:
+    """The VMDK descriptor of an image's disk: of layers with these sizes in bytes."""
+    return descriptor_text(dict(enumerate(sizes, FIRST_LAYER_FDSET))).encode()
 
 
 def glue(files: Sequence[Path], first_fdset: int, descriptor: Path) -> ComposedDisk:

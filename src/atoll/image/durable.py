@@ -5,6 +5,7 @@ after a crash there is the old state or the new one, and at most a temporary fil
 """
 
 import errno
+import hashlib
 import os
 import tempfile
 from collections.abc import Iterator
@@ -13,6 +14,8 @@ from io import FileIO
 from pathlib import Path
 
 from atoll.errors import OutOfSpace
+
+_CHUNK = 1 << 20
 
 
 class NewFile:
@@ -70,6 +73,14 @@ def sync_file(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def sha256_of(file: FileIO) -> str:
+    """The hexadecimal SHA-256 of the rest of `file`."""
+    hashed = hashlib.sha256()
+    while data := file.read(_CHUNK):
+        hashed.update(data)
+    return hashed.hexdigest()
 
 
 def write_fully(file: FileIO, data: bytes | bytearray | memoryview) -> None:

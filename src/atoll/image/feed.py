@@ -81,6 +81,8 @@ class _Feed:
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._has_room = asyncio.Event()
+        self._is_full = False
+        """Whether the sender waits for room. It is told once: every word to the loop costs the reader a turn."""
         self._changed = threading.Condition()
         self._chunks: deque[bytes] = deque()
         self._held_bytes = 0
@@ -90,16 +92,16 @@ class _Feed:
     async def fill(self, chunks: AsyncIterator[bytes]) -> None:
         try:
             async for chunk in chunks:
-                while self._held_bytes >= _WINDOW_BYTES:
+                if not chunk:
+                    continue
+                with self._changed:
+                    self._chunks.append(chunk)
+                    self._held_bytes += len(chunk)
+                    self._is_full = self._held_bytes >= _WINDOW_BYTES
+                    self._changed.notify()
+                if self._is_full:
+                    await self._has_room.wait()
                     self._has_room.clear()
-                    # Looked at again: the thread may have read between the two lines above.
-                    if self._held_bytes >= _WINDOW_BYTES:
-                        await self._has_room.wait()
-                if chunk:
-                    with self._changed:
-                        self._chunks.append(chunk)
-                        self._held_bytes += len(chunk)
-                        self._changed.notify()
         except Exception as error:  # the task's outermost edge: it goes on to who reads
             self._finish(error)
         else:
@@ -116,13 +118,26 @@ class _Feed:
                 if self._end is not None:
                     raise self._end
                 return b""
-            chunk = self._chunks.popleft()
-            if len(chunk) > size:
-                self._chunks.appendleft(chunk[size:])
-                chunk = chunk[:size]
-            self._held_bytes -= len(chunk)
-        self._loop.call_soon_threadsafe(self._has_room.set)
-        return chunk
+            taken = self._take(size)
+            self._held_bytes -= len(taken)
+            if self._is_full and self._held_bytes <= _WINDOW_BYTES // 2:
+                self._is_full = False
+                self._loop.call_soon_threadsafe(self._has_room.set)
+        return taken
+
+    def _take(self, size: int) -> bytes:
+        """The next `size` bytes of what is here, fewer if there are not so many."""
+        parts = [self._chunks.popleft()]
+        length = len(parts[0])
+        while length < size and self._chunks:
+            parts.append(self._chunks.popleft())
+            length += len(parts[-1])
+        if length > size:
+            last = parts.pop()
+            keep = len(last) - (length - size)
+            self._chunks.appendleft(last[keep:])
+            parts.append(last[:keep])
+        return b"".join(parts)
 
     def stop(self) -> None:
         """Let the next `read` raise `Stopped`."""

@@ -1,10 +1,11 @@
 """The layers of all images: each a squashfs, named by its diff ID, made once and shared."""
 
+from io import FileIO
 from pathlib import Path
 from struct import Struct
 
 from atoll.errors import InvalidRequest
-from atoll.image.durable import new_file
+from atoll.image.durable import new_file, sha256_of, sync_directory
 from atoll.image.layer import WrittenLayer, write_layer
 from atoll.image.limits import Limits
 from atoll.image.tarstream import Source
@@ -41,6 +42,11 @@ class LayerStore:
                 return 0
         return self._sizes[diff_id]
 
+    def checksum(self, diff_id: str) -> str:
+        """The SHA-256 of the layer's squashfs as it is on the disk; blocks."""
+        with FileIO(self.path(diff_id)) as file:
+            return sha256_of(file)
+
     def make(self, source: Source, diff_id: str | None, limits: Limits) -> WrittenLayer:
         """Make a layer of the tar in `source`; `diff_id` is what it must have, if that is known.
 
@@ -55,6 +61,26 @@ class LayerStore:
             if not self.has(written.diff_id):
                 new.keep_as(self.path(written.diff_id))
         return written
+
+    def remake(self, source: Source, diff_id: str, limits: Limits, *, keep: bool = True) -> str:
+        """Make a layer anew, and return the SHA-256 of its squashfs; without `keep` only to know that.
+
+        Who has the old file open keeps that. Raises as `make` does.
+        """
+        with new_file(self._ingest) as new:
+            written = write_layer(source, new.file, limits)
+            if written.diff_id != diff_id:
+                raise InvalidRequest(f"the blob unpacks to a layer with the diff ID {written.diff_id}, not {diff_id}")
+            new.file.seek(0)
+            checksum = sha256_of(new.file)
+            if keep:
+                self._sizes.pop(diff_id, None)
+                new.keep_as(self.path(diff_id))
+        return checksum
+
+    def make_durable(self) -> None:
+        """Let the names of all layers that are here survive a power cut; blocks."""
+        sync_directory(self._root)
 
     def diff_ids(self) -> list[str]:
         """Every layer that is here."""

@@ -1,25 +1,22 @@
 """`pull`: an image from a registry, layer by layer, several at once, each made runnable while it downloads."""
 
 import asyncio
-import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection
 from contextlib import aclosing
 from dataclasses import dataclass
 
 from atoll.errors import InvalidRequest, NotFound, RegistryFailed
 from atoll.image.blobs import digest_of
+from atoll.image.download import ChunksFrom, Downloads
 from atoll.image.limits import Limits
 from atoll.image.manifest import choose, parse_config, parse_manifest, runs_on
 from atoll.image.oci import Descriptor, ImageConfig, Index, Manifest, Platform
+from atoll.image.progress import Pace, Report, progress_line
 from atoll.image.reference import Reference
-from atoll.image.registry import Repository
-
-Line = dict[str, object]
-Report = Callable[[Line], None]
+from atoll.image.registry import Sources
 
 _AT_ONCE = 3
 """Layers that are under way together; as Docker."""
-_REPORT_EVERY_S = 0.1
 
 
 @dataclass(frozen=True)
@@ -34,7 +31,7 @@ class PulledImage:
     """What the registry calls it: the digest of the outermost document."""
 
 
-async def resolve(repository: Repository, reference: Reference, platform: Platform, limits: Limits) -> PulledImage:
+async def resolve(sources: Sources, reference: Reference, platform: Platform, limits: Limits) -> PulledImage:
     """Fetch and check all documents of the image that `reference` means, for `platform`.
 
     Raises `NotFound` when it is not there for the platform, `RegistryFailed` when an answer makes no sense.
@@ -42,17 +39,17 @@ async def resolve(repository: Repository, reference: Reference, platform: Platfo
     which = reference.digest or reference.tagged().tag or ""
     documents: list[bytes] = []
     try:
-        data, media_type = await repository.manifest(which, limit_bytes=limits.document_bytes)
+        data, media_type = await sources.manifest(which, limit_bytes=limits.document_bytes)
         documents.append(data)
         manifest = parse_manifest(data, media_type, limits=limits)
         while isinstance(manifest, Index):
             if len(documents) > 4:
                 raise InvalidRequest("its indexes are nested too deeply")
             descriptor = choose(manifest, platform)
-            data, media_type = await repository.manifest(descriptor.digest, limit_bytes=limits.document_bytes)
+            data, media_type = await sources.manifest(descriptor.digest, limit_bytes=limits.document_bytes)
             documents.append(data)
             manifest = parse_manifest(data, media_type, limits=limits)
-        data = await repository.document(manifest.config.digest, limit_bytes=limits.document_bytes)
+        data = await sources.document(manifest.config.digest, limit_bytes=limits.document_bytes)
         documents.append(data)
         config = parse_config(data)
         layers = _pair(config, manifest)
@@ -71,11 +68,16 @@ def _pair(config: ImageConfig, manifest: Manifest) -> tuple[tuple[str, Descripto
     return tuple(zip(config.diff_ids, manifest.layers, strict=True))
 
 
-Fetch = Callable[[str, Descriptor, AsyncIterator[bytes]], Awaitable[None]]
+Fetch = Callable[[str, Descriptor, ChunksFrom], Awaitable[None]]
 
 
 async def fetch_layers(
-    repository: Repository, image: PulledImage, has: Callable[[str], bool], fetch: Fetch, report: Report
+    sources: Sources,
+    image: PulledImage,
+    has: Callable[[str], bool],
+    fetch: Fetch,
+    downloads: Downloads,
+    report: Report,
 ) -> None:
     """Have `fetch` store every layer that `has` does not find, some at once, reporting in Docker's words."""
     at_once = asyncio.Semaphore(_AT_ONCE)
@@ -84,18 +86,22 @@ async def fetch_layers(
         if diff_id in wanted:
             continue
         wanted[diff_id] = descriptor
-        report(_line("Pulling fs layer", descriptor))
+        report(progress_line("Pulling fs layer", descriptor.digest))
 
     async def fetch_one(diff_id: str, descriptor: Descriptor) -> None:
+        def chunks(begin: int) -> AsyncGenerator[bytes, None]:
+            coming = sources.blob(descriptor.digest, descriptor.size, begin)
+            return _counted(coming, descriptor, begin, lambda line: downloads.tell(descriptor.digest, line))
+
         if has(diff_id):
-            report(_line("Already exists", descriptor))
+            report(progress_line("Already exists", descriptor.digest))
             return
         if at_once.locked():
-            report(_line("Waiting", descriptor))
+            report(progress_line("Waiting", descriptor.digest))
         async with at_once:
-            chunks = _counted(repository.blob(descriptor.digest, descriptor.size), descriptor, report)
-            await fetch(diff_id, descriptor, chunks)
-        report(_line("Pull complete", descriptor))
+            with downloads.watching(descriptor.digest, report):
+                await fetch(diff_id, descriptor, chunks)
+        report(progress_line("Pull complete", descriptor.digest))
 
     await together([fetch_one(diff_id, descriptor) for diff_id, descriptor in wanted.items()])
 
@@ -118,24 +124,17 @@ async def _awaited(job: Awaitable[None]) -> None:
 
 
 async def _counted(
-    chunks: AsyncGenerator[bytes, None], descriptor: Descriptor, report: Report
+    chunks: AsyncGenerator[bytes, None], descriptor: Descriptor, begin: int, report: Report
 ) -> AsyncGenerator[bytes, None]:
-    """`chunks`, with their progress reported ten times a second."""
-    done = 0
-    due = 0.0
+    """`chunks` of a blob from `begin` on, with their progress reported ten times a second."""
+    done = begin
+    pace = Pace()
     async with aclosing(chunks):
         async for chunk in chunks:
             done += len(chunk)
-            if (now := time.monotonic()) >= due:
-                due = now + _REPORT_EVERY_S
-                report(_line("Downloading", descriptor, done))
+            if pace.is_due():
+                report(progress_line("Downloading", descriptor.digest, done, descriptor.size))
             yield chunk
-    report(_line("Verifying Checksum", descriptor))
-    report(_line("Download complete", descriptor))
-    report(_line("Extracting", descriptor, done))
-
-
-def _line(status: str, descriptor: Descriptor, current: int | None = None) -> Line:
-    """One line of Docker's progress stream."""
-    detail = {} if current is None else {"current": current, "total": descriptor.size}
-    return {"status": status, "progressDetail": detail, "id": descriptor.digest.removeprefix("sha256:")[:12]}
+    report(progress_line("Verifying Checksum", descriptor.digest))
+    report(progress_line("Download complete", descriptor.digest))
+    report(progress_line("Extracting", descriptor.digest, done, descriptor.size))

@@ -68,23 +68,15 @@ class Reference:
         if self.domain != DEFAULT_DOMAIN:
             return self.repository
         short = self.path.removeprefix("library/")
-        return short if "/" not in short else self.path
+        short = short if "/" not in short else self.path
+        # docker.io/reef.io/a cannot be short: its path would be read as a registry, or as an id.
+        is_clear = _split_domain(short) == (self.domain, self.path) and not _IDENTIFIER.fullmatch(short)
+        return short if is_clear else self.repository
 
     @property
     def familiar(self) -> str:
         """The reference as users are shown it: `debian:bookworm`."""
         return self.familiar_repository + self._suffix
-
-    @property
-    def is_loopback(self) -> bool:
-        """Whether the registry is on this machine, so that plain HTTP to it crosses no network."""
-        host = self.domain.rpartition(":")[0] if re.search(r":\d+$", self.domain) else self.domain
-        if host.lower() == "localhost":
-            return True
-        try:
-            return ipaddress.ip_address(host.strip("[]")).is_loopback
-        except ValueError:
-            return False
 
     def tagged(self) -> "Reference":
         """The same with the tag `latest`, when there is neither tag nor digest."""
@@ -96,6 +88,28 @@ class Reference:
     @property
     def _suffix(self) -> str:
         return (f":{self.tag}" if self.tag else "") + (f"@{self.digest}" if self.digest else "")
+
+
+def registry_domain(address: str) -> str:
+    """The registry that users and their configuration call `address`: a host, or an address with or without a scheme.
+
+    Nothing means the default one. Raises `InvalidRequest`.
+    """
+    host = re.sub(r"^https?://", "", address).partition("/")[0] or DEFAULT_DOMAIN
+    if not _DOMAIN.fullmatch(host):
+        raise InvalidRequest(f"{address!r} is no registry's address: write host or host:port")
+    return DEFAULT_DOMAIN if host in (f"index.{DEFAULT_DOMAIN}", f"registry-1.{DEFAULT_DOMAIN}") else host
+
+
+def is_loopback(address: str) -> bool:
+    """Whether `host` or `host:port` is this machine; an IPv6 address is in brackets."""
+    host = address.rpartition(":")[0] if re.search(r":\d+$", address) else address
+    if host.lower() == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
 
 
 def _split_domain(name: str) -> tuple[str, str]:

@@ -6,7 +6,6 @@ from datetime import UTC, datetime
 
 import msgspec
 
-from atoll.errors import InvalidRequest
 from atoll.image.blobs import BlobStore, BlobWriter
 from atoll.image.changes import apply_changes
 from atoll.image.layers import LayerStore
@@ -14,8 +13,6 @@ from atoll.image.limits import Limits
 from atoll.image.manifest import HOST
 from atoll.image.oci import Execution, History, ImageConfig, RootFilesystem
 from atoll.image.tarstream import Source
-
-_CHUNK = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -27,30 +24,10 @@ class StoredLayer:
     entries: int
 
 
-def store_layer(
-    source: Source,
-    blobs: BlobStore,
-    layers: LayerStore,
-    limits: Limits,
-    *,
-    diff_id: str | None = None,
-    digest: str | None = None,
-    size_bytes: int | None = None,
-) -> StoredLayer:
-    """Keep the tar in `source` as a blob and make a layer of it, in one pass; blocks.
-
-    Neither is kept unless both are whole and are what `diff_id`, `digest` and `size_bytes` say, where given.
-    """
-    with blobs.writer(digest, limit_bytes=limits.blob_bytes, size_bytes=size_bytes) as writer:
-        copying = _Copying(source, writer)
-        try:
-            written = layers.make(copying, diff_id, limits)
-        except InvalidRequest:
-            # A damaged download shows as a broken tar first; what is wrong is the blob.
-            while digest is not None and copying.read(_CHUNK):
-                pass
-            writer.verify()
-            raise
+def store_layer(source: Source, blobs: BlobStore, layers: LayerStore, limits: Limits) -> StoredLayer:
+    """Keep the tar in `source` as a blob and make a layer of it, in one pass; blocks. Both are kept, or neither is."""
+    with blobs.writer(None, limit_bytes=limits.blob_bytes) as writer:
+        written = layers.make(_Copying(source, writer), None, limits)
     return StoredLayer(written.diff_id, writer.digest, written.entries)
 
 

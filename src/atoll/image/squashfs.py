@@ -51,6 +51,8 @@ _BASIC_TYPE = {
 }
 _XATTR_PREFIXES = ((b"user.", 0), (b"trusted.", 1), (b"security.", 2))
 _BUFFER_BYTES = 1 << 20
+_UNBUFFERED_BYTES = 256 << 10
+"""Data that is written as it comes: to copy it costs more than another write."""
 _ZEROS = bytes(BLOCK_BYTES)
 
 
@@ -87,14 +89,18 @@ class SquashfsWriter:
         blocks = array("I")
         left = size_bytes
         while left >= BLOCK_BYTES:
-            data = read(BLOCK_BYTES)
-            if data == _ZEROS:
-                blocks.append(0)
-                hole_bytes += BLOCK_BYTES
-            else:
-                blocks.append(BLOCK_BYTES | _UNCOMPRESSED_DATA)
-                self._write(data)
-            left -= BLOCK_BYTES
+            data = read(min(left // BLOCK_BYTES * BLOCK_BYTES, _BUFFER_BYTES))
+            left -= len(data)
+            stored = 0
+            for at in range(0, len(data), BLOCK_BYTES):
+                if data.startswith(_ZEROS, at):
+                    blocks.append(0)
+                    hole_bytes += BLOCK_BYTES
+                    self._write(data[stored:at])
+                    stored = at + BLOCK_BYTES
+                else:
+                    blocks.append(BLOCK_BYTES | _UNCOMPRESSED_DATA)
+            self._write(data[stored:])
         if left:
             blocks.append(left | _UNCOMPRESSED_DATA)
             self._write(read(left))
@@ -303,8 +309,12 @@ class SquashfsWriter:
             self._write(pack("<H", len(block) | _UNCOMPRESSED_METADATA) + block)
 
     def _write(self, data: bytes | bytearray) -> None:
-        self._buffer += data
         self._position += len(data)
+        if len(data) >= _UNBUFFERED_BYTES:
+            self._flush()
+            write_fully(self._file, data)
+            return
+        self._buffer += data
         if len(self._buffer) >= _BUFFER_BYTES:
             self._flush()
 

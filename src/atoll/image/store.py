@@ -1,17 +1,15 @@
 """The content store: images come in by load, import and pull, and go out as disks.
 
-Files first, then the entry in the catalog, in this order on the way in and the other on the way out: a crash leaves at
-most files that nobody names, which the next start removes. One engine owns a store at a time.
+Files first, then the entry in the catalog: a crash leaves at most files that nobody names, which the next start removes
+(`garbage.py`). One engine owns a store at a time.
 """
 
 import asyncio
-import re
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Collection, Sequence, Set
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence, Set
+from contextlib import suppress
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from weakref import WeakValueDictionary
 
@@ -19,19 +17,31 @@ from atoll.errors import Conflict, InvalidRequest, NotFound
 from atoll.image.archive import ArchivedImage, read_archive
 from atoll.image.blobs import BlobStore
 from atoll.image.catalog import Catalog
+from atoll.image.check import Check, Checked, Finding
+from atoll.image.commit import Commit, committed_config
 from atoll.image.disk import ComposedDisk, DiskLayer, compose_disk, disk_key
+from atoll.image.download import ChunksFrom, Downloads
 from atoll.image.durable import sync_file
 from atoll.image.feed import consume, consume_file
+from atoll.image.garbage import Garbage
 from atoll.image.image import Image, Layer
 from atoll.image.layers import LayerStore
 from atoll.image.limits import DEFAULT_LIMITS, Limits
 from atoll.image.manifest import HOST, parse_config, parse_platform
+from atoll.image.names import Names, name_to_give
 from atoll.image.oci import Descriptor, ImageConfig
-from atoll.image.pull import Report, fetch_layers, resolve, together
+from atoll.image.origins import Origins
+from atoll.image.outgoing import KnownImage, outgoing_image
+from atoll.image.packing import Packing
+from atoll.image.progress import Report
+from atoll.image.pull import fetch_layers, resolve, together
+from atoll.image.push import Pusher
 from atoll.image.reference import Reference
-from atoll.image.registry import open_repository
+from atoll.image.registry import ANONYMOUS, DEFAULT_REGISTRIES, Credentials, Registries, Scheme, open_sources
 from atoll.image.rootfs import check_changes, imported_config, store_layer
+from atoll.image.save import ArchiveFormat, archive_chunks
 from atoll.image.tarstream import Source
+from atoll.image.usage import Usage
 from atoll.image.verity import TreeStore
 from atoll.image.writable import VOLUME_DIRECTORIES, make_writable_disk
 from atoll.store.database import Database
@@ -40,7 +50,6 @@ Removed = list[dict[str, str]]
 
 _CONVERSIONS = 2
 """Layers that are made at once from blobs that are here: one for each of a small machine's CPUs."""
-_IDENTIFIER = re.compile(r"(?:sha256:)?([0-9a-f]{1,64})", re.ASCII)
 
 
 class ContentStore:
@@ -52,11 +61,11 @@ class ContentStore:
         database: Database,
         *,
         limits: Limits = DEFAULT_LIMITS,
-        insecure_registries: Collection[str] = (),
+        registries: Registries = DEFAULT_REGISTRIES,
     ) -> None:
         """Open the store, made when it is missing, and sweep what a crash has left."""
         self._limits = limits
-        self._insecure_registries = frozenset(insecure_registries)
+        self._registries = registries
         self._ingest = root / "ingest"
         self._disks = root / "disks"
         self._writable = root / "writable"
@@ -64,17 +73,22 @@ class ContentStore:
         for directory in (self._ingest, self._disks, self._writable):
             directory.mkdir(parents=True, exist_ok=True)
         root.chmod(0o700)
+        sync_file(root.parent)
+        sync_file(root)
         self._blobs = BlobStore(root / "blobs", self._ingest)
         self._layers = LayerStore(root / "layers", self._ingest)
+        self._downloads = Downloads(root / "partial", self._blobs, self._layers, limits)
         self._trees = TreeStore(root / "verity", self._ingest, database)
         self._catalog = Catalog(database)
+        self._names = Names(self._catalog)
+        packing = Packing(database, self._ingest)
+        self._origins = Origins(database)
+        self._pusher = Pusher(registries, packing, self._origins)
         self._configs: dict[str, ImageConfig] = {}
         self._making: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._converting = asyncio.Semaphore(_CONVERSIONS)
-        self._under_way = 0
-        self._has_garbage = False
-        if trash := self._sort_out():
-            shutil.rmtree(trash)
+        self._garbage = Garbage(self._catalog, self._blobs, self._layers, self._trees, self._disks, self._ingest)
+        self._garbage.sweep()
 
     async def load(self, chunks: AsyncIterator[bytes]) -> list[str]:
         """Load every image of an archive (docker-archive or OCI layout, compressed or not) and return their names.
@@ -86,12 +100,12 @@ class ContentStore:
             with tempfile.TemporaryDirectory(dir=self._ingest) as scratch:
                 return read_archive(source, Path(scratch), self._blobs, self._limits)
 
-        async with self._busy():
+        async with self._garbage.busy():
             images = await consume(chunks, read)
             pairs = dict(pair for image in images for pair in image.layers)
             await together([self._make_layer(diff_id, digest) for diff_id, digest in pairs.items()])
             for image in images:
-                self._catalog.add(
+                await self._enter(
                     image.image_id,
                     diff_ids=image.config.diff_ids,
                     documents=image.documents,
@@ -100,20 +114,42 @@ class ContentStore:
                 )
         return [name for image in images for name in [n.familiar for n in image.names] or [image.image_id]]
 
+    async def save(
+        self, names: Sequence[str], archive_format: ArchiveFormat = ArchiveFormat.BOTH
+    ) -> AsyncGenerator[bytes, None]:
+        """An archive of the images that `names` mean, with those of the names that have a tag, piece by piece.
+
+        A repository alone stands for all its tags. Raises `NotFound` before the first piece; `InvalidRequest`, when a
+        blob was damaged, also later.
+        """
+        chosen: dict[str, list[Reference]] = {}
+        for name in names:
+            for image_id, reference in self._names.find_all(name):
+                chosen.setdefault(image_id, []).extend([reference] if reference is not None else [])
+        async with self._garbage.busy():
+            planned = []
+            for image_id, references in chosen.items():
+                known = self._known(image_id, references)
+                image = await asyncio.to_thread(outgoing_image, known, self._blobs, self._limits)
+                planned.append((image, tuple(dict.fromkeys(one for one in references if one.tag))))
+            chunks = archive_chunks(planned, archive_format)
+            while (chunk := await asyncio.to_thread(next, chunks, None)) is not None:
+                yield chunk
+
     async def import_(self, chunks: AsyncIterator[bytes], reference: str | None, changes: Sequence[str] = ()) -> Image:
         """Make an image of one layer from the tar of a root filesystem; `changes` are Dockerfile instructions.
 
         Raises `InvalidRequest`, `OutOfSpace`.
         """
-        names = [_name_to_give(reference)] if reference else []
+        names = [name_to_give(reference)] if reference else []
         check_changes(changes)
-        async with self._busy():
+        async with self._garbage.busy():
             layer = await consume(chunks, lambda source: store_layer(source, self._blobs, self._layers, self._limits))
             if not layer.entries:
                 raise InvalidRequest("the archive is empty: a root filesystem is needed")
             config = imported_config(layer.diff_id, changes)
             image_id = await asyncio.to_thread(self._blobs.add, config)
-            self._catalog.add(
+            await self._enter(
                 image_id,
                 diff_ids=(layer.diff_id,),
                 documents=(image_id,),
@@ -122,31 +158,110 @@ class ContentStore:
             )
         return self._image(image_id)
 
-    async def pull(self, reference: str, platform: str | None = None, report: Report = lambda line: None) -> Image:
+    async def commit(
+        self, parent_id: str, chunks: AsyncIterator[bytes], reference: str | None, commit: Commit
+    ) -> Image:
+        """Make an image of another one and the tar of a layer above it; raises `NotFound`, and as `import_`."""
+        names = [name_to_give(reference)] if reference else []
+        check_changes(commit.changes)
+        parent = self._image(parent_id).config
+        async with self._garbage.busy():
+            layer = await consume(chunks, lambda source: store_layer(source, self._blobs, self._layers, self._limits))
+            config, diff_ids = committed_config(parent, layer, commit)
+            image_id = await asyncio.to_thread(self._blobs.add, config)
+            await self._enter(
+                image_id,
+                diff_ids=diff_ids,
+                documents=(image_id,),
+                layer_blobs=((layer.diff_id, layer.blob),) if layer.entries else (),
+                names=names,
+            )
+            if not layer.entries:
+                self._garbage.expect()
+        return self._image(image_id)
+
+    async def pull(
+        self,
+        reference: str,
+        platform: str | None = None,
+        report: Report = lambda line: None,
+        *,
+        scheme: Scheme = Scheme.AUTO,
+        credentials: Mapping[str, Credentials] | None = None,
+    ) -> Image:
         """Bring an image from its registry; `report` is told how it goes, in lines of Docker's progress stream.
 
-        Raises `NotFound`, `RegistryFailed`, `InvalidRequest` (a hostile or damaged layer), `OutOfSpace`.
+        `credentials` are by the host of a registry or mirror. Raises `NotFound`, `RegistryFailed`, `InvalidRequest`
+        (a hostile or damaged layer), `OutOfSpace`.
         """
         name = Reference.parse(reference).tagged()
         wanted = parse_platform(platform) if platform else HOST
-        async with self._busy(), open_repository(name, self._insecure_registries) as repository:
+        async with self._garbage.busy(), open_sources(name, self._registries, scheme, credentials) as sources:
             report({"status": f"Pulling from {name.path}", "id": name.digest or name.tag})
-            pulled = await resolve(repository, name, wanted, self._limits)
+            pulled = await resolve(sources, name, wanted, self._limits)
             before = self._catalog.find(name)
-            await fetch_layers(repository, pulled, self._layers.has, self._fetch_layer, report)
+            # Blobs of layers that are here already, perhaps of an image that is removed meanwhile.
+            there = [(diff_id, blob) for diff_id, _ in pulled.layers for blob in self._catalog.layer_blobs(diff_id)]
+            await fetch_layers(sources, pulled, self._layers.has, self._fetch_layer, self._downloads, report)
             documents = [await asyncio.to_thread(self._blobs.add, document) for document in pulled.documents]
-            blobs = [(diff_id, layer.digest) for diff_id, layer in pulled.layers if self._blobs.has(layer.digest)]
-            self._catalog.add(
+            there += [(diff_id, layer.digest) for diff_id, layer in pulled.layers]
+            await self._enter(
                 pulled.image_id,
                 diff_ids=pulled.config.diff_ids,
                 documents=documents,
-                layer_blobs=blobs,
+                layer_blobs=[(diff_id, blob) for diff_id, blob in there if self._blobs.has(blob)],
                 names=(replace(name, digest=None), replace(name, tag=None, digest=pulled.digest)),
             )
+            self._origins.add(name, [layer.digest for _, layer in pulled.layers])
         report({"status": f"Digest: {pulled.digest}"})
         outcome = "Image is up to date" if before == pulled.image_id else "Downloaded newer image"
         report({"status": f"Status: {outcome} for {name.familiar}"})
         return self._image(pulled.image_id)
+
+    async def tags(
+        self, repository: str, *, scheme: Scheme = Scheme.AUTO, credentials: Mapping[str, Credentials] | None = None
+    ) -> Sequence[str]:
+        """The tags that a repository has in its registry; raises as `pull` does."""
+        reference = Reference.parse(repository)
+        async with open_sources(reference, self._registries, scheme, credentials) as sources:
+            return await sources.tags()
+
+    async def push(
+        self,
+        name: str,
+        report: Report = lambda line: None,
+        *,
+        scheme: Scheme = Scheme.AUTO,
+        credentials: Credentials = ANONYMOUS,
+    ) -> None:
+        """Put an image into the repository that its name says, or all of a repository that is named without a tag.
+
+        Raises `NotFound` when there is no such name here, `AccessDenied`, `RegistryFailed`, `OutOfSpace`.
+        """
+        reference = Reference.parse(name)
+        if reference.digest:
+            raise InvalidRequest(f"cannot push a digest reference: give {name!r} a tag")
+        tags = self._catalog.tags(reference.repository)
+        chosen = [(tag, image_id) for tag, image_id in tags if reference.tag in (None, tag.tag)]
+        if not chosen:
+            raise NotFound(f"An image does not exist locally with the tag: {reference.familiar}")
+        async with self._garbage.busy():
+            report({"status": f"The push refers to repository [{reference.repository}]"})
+            for tag, image_id in chosen:
+                known = self._known(image_id, [tag])
+                image = await asyncio.to_thread(outgoing_image, known, self._blobs, self._limits)
+                digest = await self._pusher.push(
+                    tag,
+                    image,
+                    [diff_id for diff_id, _ in known.layers],
+                    report,
+                    may_pack=image.manifest.descriptor.digest not in known.documents,
+                    scheme=scheme,
+                    credentials=credentials,
+                )
+                # The image may have been removed meanwhile.
+                if image_id in self._catalog.ids():
+                    self._catalog.name(replace(tag, tag=None, digest=digest), image_id)
 
     async def list(self) -> list[Image]:
         """Every image, those that came last first."""
@@ -154,12 +269,56 @@ class ContentStore:
 
     async def get(self, name: str) -> Image:
         """The image that a name, a digest, an id or the beginning of one means; raises `NotFound`."""
-        return self._image(self._find(name)[0])
+        return self._image(self._names.find(name)[0])
+
+    def has(self, image_id: str) -> bool:
+        """Whether the image with this full id is here."""
+        return image_id in self._catalog.ids()
+
+    async def usage(self) -> Usage:
+        """What the images take on the disk."""
+        images = {image_id: self._catalog.diff_ids(image_id) for image_id in self._catalog.ids()}
+        blobs = {diff_id: self._catalog.layer_blobs(diff_id) for diff_ids in images.values() for diff_id in diff_ids}
+        sizes = {
+            diff_id: self._layers.size_bytes(diff_id) + sum(max(self._blobs.size_bytes(blob), 0) for blob in there)
+            for diff_id, there in blobs.items()
+        }
+        return Usage(sizes, images)
+
+    async def check(
+        self, report: Callable[[Finding], Awaitable[None]], is_used: Callable[[str], bool], *, repair: bool
+    ) -> Checked:
+        """Hold everything to what it was when it came in, and with `repair` mend it; `is_used` by containers."""
+        async with self._garbage.busy():
+            check = Check(
+                self._catalog,
+                self._blobs,
+                self._layers,
+                self._disks,
+                self._writable,
+                self._ingest,
+                self._limits,
+                self._garbage,
+                is_used,
+                report,
+                repair=repair,
+            )
+            return await check.run()
+
+    async def take_checksum(self) -> bool:
+        """Take the checksum of a layer that has none, when all is quiet; whether there was one."""
+        async with self._garbage.busy():
+            for diff_id in self._catalog.layers_without_checksum():
+                with suppress(OSError):  # gone, or not to be read: that is for a check to say
+                    checksum = await asyncio.to_thread(self._layers.checksum, diff_id)
+                    self._catalog.record_checksum(diff_id, checksum)
+                    return True
+        return False
 
     async def tag(self, source: str, name: str) -> None:
         """Let `name` mean the image that `source` means; raises `NotFound`, `InvalidRequest`."""
-        image_id, _ = self._find(source)
-        self._catalog.name(_name_to_give(name), image_id)
+        image_id, _ = self._names.find(source)
+        self._catalog.name(name_to_give(name), image_id)
 
     async def remove(self, name: str, *, force: bool = False, in_use: Set[str] = frozenset()) -> Removed:
         """Take a name away, and the image with its last; returns what Docker does, `Untagged` and `Deleted` in order.
@@ -167,7 +326,7 @@ class ContentStore:
         Images whose id is in `in_use` keep their layers: `Conflict`, or with `force` only their names go.
         Raises `Conflict` for an id whose image is in several repositories, unless `force`; `NotFound`.
         """
-        image_id, reference = self._find(name)
+        image_id, reference = self._names.find(name)
         tags, digests = self._catalog.names(image_id), self._catalog.digests(image_id)
         if reference is None:
             if len({known.repository for known in tags}) > 1 and not force:
@@ -188,12 +347,12 @@ class ContentStore:
                 f"conflict: unable to delete {_short(image_id)} (must be forced) - image is being used by a container"
             )
         removed = [{"Untagged": known.familiar} for known in going]
-        async with self._busy():
+        async with self._garbage.busy():
             if is_last and image_id not in in_use:
                 self._catalog.remove(image_id)
                 self._configs.pop(image_id, None)
                 removed.append({"Deleted": image_id})
-                self._has_garbage = True
+                self._garbage.expect()
             else:
                 for known in going:
                     self._catalog.unname(known)
@@ -220,7 +379,8 @@ class ContentStore:
             ]
             return compose_disk(layers, directory, self._ingest)
 
-        return await asyncio.to_thread(compose)
+        async with self._garbage.busy():
+            return await asyncio.to_thread(compose)
 
     async def writable_disk(self, path: Path, size_bytes: int) -> None:
         """Make a container's empty writable layer at `path`; raises as `make_writable_disk` does."""
@@ -231,23 +391,27 @@ class ContentStore:
         await asyncio.to_thread(make_writable_disk, path, size_bytes, self._writable, self._ingest, VOLUME_DIRECTORIES)
         await asyncio.to_thread(sync_file, path)
 
-    def _find(self, name: str) -> tuple[str, Reference | None]:
-        """The image's id, and the reference in the catalog if `name` is one and not an id."""
-        if name.startswith("sha256:") and name in self._catalog.ids():
-            return name, None
-        try:
-            reference = Reference.parse(name).tagged()
-        except InvalidRequest:
-            reference = None
-        if reference is not None and (found := self._catalog.find(reference)):
-            return found, replace(reference, tag=None) if reference.digest else reference
-        if match := _IDENTIFIER.fullmatch(name):
-            ids = self._catalog.ids(match[1])
-            if len(ids) == 1:
-                return ids[0], None
-            if ids:
-                raise NotFound(f"image {name} is not one: {len(ids)} ids begin like that, write more of it")
-        raise NotFound(f"image {name} is not here: pull it, or check the name with 'atoll images'")
+    async def _enter(
+        self,
+        image_id: str,
+        *,
+        diff_ids: Sequence[str],
+        documents: Iterable[str],
+        layer_blobs: Iterable[tuple[str, str]],
+        names: Iterable[Reference],
+    ) -> None:
+        """Add an image to the catalog, after its files are durable by name: another pull may just have made one."""
+        await asyncio.to_thread(self._blobs.make_durable)
+        await asyncio.to_thread(self._layers.make_durable)
+        self._catalog.add(image_id, diff_ids=diff_ids, documents=documents, layer_blobs=layer_blobs, names=names)
+
+    def _known(self, image_id: str, references: Sequence[Reference]) -> KnownImage:
+        """What is known of an image; the manifest that it has in the repositories of `references` counts most."""
+        repositories = {reference.repository for reference in references}
+        here = [known.digest for known in self._catalog.digests(image_id) if known.repository in repositories]
+        documents = sorted(self._catalog.documents(image_id), key=lambda digest: digest not in here)
+        diff_ids = self._catalog.diff_ids(image_id)
+        return KnownImage(image_id, tuple(documents), tuple((id_, self._catalog.layer_blobs(id_)) for id_ in diff_ids))
 
     def _image(self, image_id: str) -> Image:
         config = self._configs.get(image_id)
@@ -272,64 +436,18 @@ class ContentStore:
                 path = self._blobs.path(digest)
                 await consume_file(path, lambda source: self._layers.make(source, diff_id, self._limits))
 
-    async def _fetch_layer(self, diff_id: str, descriptor: Descriptor, chunks: AsyncIterator[bytes]) -> None:
+    async def _fetch_layer(self, diff_id: str, descriptor: Descriptor, chunks: ChunksFrom) -> None:
         """Make a layer of a blob while it comes, and keep both."""
-        if self._blobs.has(descriptor.digest):
-            await self._make_layer(diff_id, descriptor.digest)
-            return
-        async with self._making_of(diff_id):
+        async with self._making_of(diff_id), self._downloads.alone(descriptor.digest):
             if self._layers.has(diff_id):
                 return
-            store = partial(
-                store_layer,
-                blobs=self._blobs,
-                layers=self._layers,
-                limits=self._limits,
-                diff_id=diff_id,
-                digest=descriptor.digest,
-                size_bytes=descriptor.size,
-            )
-            await consume(chunks, store)
+            if not self._blobs.has(descriptor.digest):
+                await self._downloads.fetch(diff_id, descriptor, chunks)
+                return
+        await self._make_layer(diff_id, descriptor.digest)
 
     def _making_of(self, diff_id: str) -> asyncio.Lock:
         return self._making.setdefault(diff_id, asyncio.Lock())
-
-    @asynccontextmanager
-    async def _busy(self) -> AsyncIterator[None]:
-        """While anything is under way, files that no image names may be needed; afterwards they are garbage."""
-        self._under_way += 1
-        try:
-            yield
-        except BaseException:
-            self._has_garbage = True
-            raise
-        finally:
-            self._under_way -= 1
-            if self._has_garbage and not self._under_way and (trash := self._sort_out()):
-                self._has_garbage = False
-                await asyncio.shield(asyncio.to_thread(shutil.rmtree, trash))
-
-    def _sort_out(self) -> Path | None:
-        """Move what no image needs into a directory of its own, which may then be deleted at leisure."""
-        live = self._catalog.live()
-        disks = {disk_key(diff_ids, verified=verified) for diff_ids in live.disks for verified in (False, True)}
-        garbage = [self._layers.path(diff_id) for diff_id in self._layers.diff_ids() if diff_id not in live.layers]
-        garbage += [self._blobs.path(digest) for digest in self._blobs.digests() if digest not in live.blobs]
-        garbage += self._trees.forget_all_but(live.layers)
-        garbage += [directory for directory in self._disks.iterdir() if directory.name not in disks]
-        if not garbage:
-            return None
-        trash = Path(tempfile.mkdtemp(dir=self._ingest, prefix="trash-"))
-        for number, path in enumerate(garbage):
-            path.rename(trash / str(number))
-        return trash
-
-
-def _name_to_give(text: str) -> Reference:
-    name = Reference.parse(text)
-    if name.digest:
-        raise InvalidRequest(f"refusing to create a tag with a digest reference: {text!r}")
-    return name.tagged()
 
 
 def _short(image_id: str) -> str:

@@ -5,11 +5,13 @@ headers in the data of a damaged archive. This reader keeps names as bytes, stop
 and bounds what it holds. Formats: POSIX pax(1), GNU tar's manual ("Basic Tar Format", "Storing Sparse Files").
 """
 
+import base64
 import enum
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from struct import Struct
 from typing import Protocol
+from urllib.parse import unquote_to_bytes
 
 from atoll.errors import InvalidRequest
 
@@ -90,6 +92,7 @@ class TarReader:
         self._left = 0
         """Bytes of the present entry's data that are unread."""
         self._padding = 0
+        self._has_begun = False
 
     def __iter__(self) -> Iterator[Entry]:
         while (entry := self._next()) is not None:
@@ -161,6 +164,10 @@ class TarReader:
             entry.major, entry.minor = _number(major), _number(minor)
         if pax:
             _apply_pax(entry, pax)
+            if long_path is not None and b"GNU.sparse.name" not in pax:
+                entry.path = long_path  # of a name told in both ways, Go's reader (hence Docker) takes this one
+            if long_link is not None:
+                entry.link = long_link
         if kind is Kind.FILE and entry.path.endswith(b"/"):
             entry.kind = kind = Kind.DIRECTORY  # as V7 archives have it
         # Of the others, some writers give a size and none have data (so does Go's reader, hence Docker).
@@ -236,6 +243,7 @@ class TarReader:
             return None
         if not _checksum_fits(header):
             raise InvalidRequest("the file is no tar archive, or a damaged one: a header's checksum is wrong")
+        self._has_begun = True
         return header
 
     def _extension(self, header: bytes) -> bytes:
@@ -266,6 +274,8 @@ class TarReader:
             if not chunk:
                 if at_end is not None and not any(parts):
                     return at_end
+                if not self._has_begun:
+                    raise InvalidRequest("the file is no tar archive: it is shorter than the header of one")
                 raise InvalidRequest("the archive is cut off: its stream ended in the middle of an entry")
             parts.append(chunk)
             missing -= len(chunk)
@@ -297,6 +307,9 @@ def _apply_pax(entry: Entry, pax: dict[bytes, bytes]) -> None:
             entry.mtime_s = _seconds(value)
         elif key.startswith(b"SCHILY.xattr."):
             entry.xattrs[key[13:]] = value
+        elif key.startswith(b"LIBARCHIVE.xattr."):
+            # What bsdtar writes, most often beside the other: the name as in an address, the value in base 64.
+            entry.xattrs.setdefault(unquote_to_bytes(key[17:]), _base64(value))
 
 
 def _pax(data: bytes) -> tuple[dict[bytes, bytes], list[tuple[int, int]]]:
@@ -318,7 +331,7 @@ def _pax(data: bytes) -> tuple[dict[bytes, bytes], list[tuple[int, int]]]:
             pieces.append((offset, _decimal(value)))
             if len(pieces) > _MOST_SPARSE_PIECES:
                 raise _damaged("a sparse file has too many pieces")
-        elif not value and not key.startswith(b"SCHILY.xattr."):
+        elif not value and not key.startswith((b"SCHILY.xattr.", b"LIBARCHIVE.xattr.")):
             records.pop(key, None)  # an empty value takes the record back
         else:
             records[key] = value
@@ -359,6 +372,14 @@ def _decimal(raw: bytes) -> int:
     if not raw.isdigit() or len(raw) > 20:
         raise _damaged("a number in a PAX header is malformed")
     return int(raw)
+
+
+def _base64(raw: bytes) -> bytes:
+    """What `raw` stands for; bsdtar leaves the padding out."""
+    try:
+        return base64.b64decode(raw + b"=" * (-len(raw) % 4), validate=True)
+    except ValueError as error:
+        raise _damaged("an xattr in a PAX header is malformed") from error
 
 
 def _seconds(raw: bytes) -> int:

@@ -1,6 +1,7 @@
 """The files of one layer, placed from its tar entries as Docker would unpack them, in memory only.
 
-Nothing here touches a host path, so no name and no link in an archive can lead anywhere but into this tree.
+Nothing here touches a host path, so no name and no link in an archive can lead anywhere but into this tree: an absolute
+path begins at its root, and a symbolic link on the way leads to a place in it.
 Whiteouts become what overlayfs wants (a character device 0:0, the xattr trusted.overlay.opaque):
 https://github.com/opencontainers/image-spec/blob/main/layer.md#whiteouts
 """
@@ -22,6 +23,8 @@ _LONGEST_NAME = 255
 _LONGEST_TARGET = 4095
 _LONGEST_XATTR_NAME = 255
 _LONGEST_XATTR = 65536
+_MOST_LINKS = 40
+"""Symbolic links that are followed to one place, as Linux does."""
 _NODE_BYTES = 512
 """Roughly what a node costs us, without its names and xattrs."""
 
@@ -97,11 +100,12 @@ class Tree:
         """
         self.entries += 1
         self._count(_NODE_BYTES + len(entry.path) + len(entry.link))
-        parts = _parts(entry.path, f"entry {printable(entry.path)}")
+        parts = _parts(entry.path, entry)
         if not parts:
             return self._place_root(entry)
         name = parts.pop()
-        parent = self._parent(parts, entry)
+        parent = self._walk(parts, entry, make=True)
+        assert parent is not None
         if name.startswith(_WHITEOUT):
             self._white_out(parent, name, entry)
             return None
@@ -131,26 +135,52 @@ class Tree:
         self.root = root
         return root
 
-    def _parent(self, parts: list[bytes], entry: Entry) -> Node:
-        """The directory that `parts` name; what is missing on the way is made."""
-        node = self.root
-        for part in parts:
-            assert node.children is not None
-            child = node.children.get(part)
-            if child is None or _is_whiteout(child):
-                made = _directory(entry.mtime_s)
-                self._count(_NODE_BYTES + len(part))
-                if child is not None:
-                    made.xattrs = (_OPAQUE_XATTR,)
-                child = node.children[part] = made
-            if child.children is None:
-                what = "symbolic link" if stat.S_ISLNK(child.mode) else "file"
-                raise InvalidRequest(
-                    f"the archive is refused: entry {printable(entry.path)} goes through {printable(part)},"
-                    f" which is a {what} in the same archive"
-                )
-            node = child
-        return node
+    def _walk(self, parts: list[bytes], entry: Entry, *, make: bool) -> Node | None:
+        """The directory that `parts` name, by symbolic links of this layer if need be; above the root is the root.
+
+        What is missing is made, or else the answer is None. So does containerd, and so does Docker, but for a link to
+        what is not in the layer, which it refuses.
+        """
+        trail = [self.root]
+        waiting = parts[::-1]
+        links = followed_bytes = 0
+        while waiting:
+            part = waiting.pop()
+            if part == b"..":  # of a link: paths have none
+                del trail[max(1, len(trail) - 1) :]
+                continue
+            children = trail[-1].children
+            assert children is not None
+            child = children.get(part)
+            if child is not None and child.target:
+                links += 1
+                followed_bytes += len(child.target)
+                if links > _MOST_LINKS or followed_bytes > _LONGEST_PATH:
+                    raise InvalidRequest(f"the archive is refused: {_described(entry)}: its path is a loop of links")
+                if child.target.startswith(b"/"):
+                    del trail[1:]
+                waiting += [name for name in reversed(child.target.split(b"/")) if name not in (b"", b".")]
+                continue
+            if child is None or child.children is None:
+                if not make:
+                    return None
+                child = children[part] = self._missing_directory(part, child, entry)
+            trail.append(child)
+        return trail[-1]
+
+    def _missing_directory(self, name: bytes, there: Node | None, entry: Entry) -> Node:
+        """A directory that no entry has told of, in the place of nothing or of a whiteout."""
+        if there is not None and not _is_whiteout(there):
+            raise InvalidRequest(
+                f"the archive is refused: {_described(entry)}: its path goes through {printable(name)},"
+                " which is a file in the same archive"
+            )
+        _check_name(name, entry)
+        self._count(_NODE_BYTES + len(name))
+        made = _directory(entry.mtime_s)
+        if there is not None:
+            made.xattrs = (_OPAQUE_XATTR,)
+        return made
 
     def _white_out(self, parent: Node, name: bytes, entry: Entry) -> None:
         assert parent.children is not None
@@ -185,9 +215,10 @@ class Tree:
 
     def _link(self, entry: Entry) -> Node:
         """The node that a hard link names, which must be in this layer already."""
-        node: Node | None = self.root
-        for part in _parts(entry.link, f"hard link {printable(entry.path)} to {printable(entry.link)}"):
-            node = node.children.get(part) if node is not None and node.children is not None else None
+        parts = _parts(entry.link, entry)
+        name = parts.pop() if parts else b""
+        directory = self._walk(parts, entry, make=False)
+        node = directory.children.get(name) if directory is not None and directory.children is not None else None
         if node is None or node.children is not None or _is_whiteout(node):
             raise InvalidRequest(
                 f"the archive is refused: hard link {printable(entry.path)} leads to {printable(entry.link)},"
@@ -229,18 +260,30 @@ def _directory(mtime_s: int) -> Node:
     return Node(stat.S_IFDIR | 0o755, 0, 0, mtime_s)
 
 
-def _parts(path: bytes, what: str) -> list[bytes]:
-    """The names in a relative path; `.` and empty ones do not count, and `/` alone is the root."""
-    if path.startswith(b"/") and path.strip(b"/"):
-        raise InvalidRequest(f"the archive is refused: {what}: the path is absolute")
+def _parts(path: bytes, entry: Entry) -> list[bytes]:
+    """The names in `path`, from the layer's root; `.` and empty ones do not count."""
     if len(path) > _LONGEST_PATH or b"\0" in path:
         raise InvalidRequest(
-            f"the archive is refused: {what}: the path is longer than {_LONGEST_PATH} bytes or has a NUL"
+            f"the archive is refused: {_described(entry)}: the path is longer than {_LONGEST_PATH} bytes or has a NUL"
         )
     parts = [part for part in path.split(b"/") if part not in (b"", b".")]
     for part in parts:
         if part == b"..":
-            raise InvalidRequest(f"the archive is refused: {what}: the path leads out of the layer with '..'")
-        if len(part) > _LONGEST_NAME:
-            raise InvalidRequest(f"the archive is refused: {what}: a name is longer than {_LONGEST_NAME} bytes")
+            raise InvalidRequest(
+                f"the archive is refused: {_described(entry)}: the path leads out of the layer with '..'"
+            )
+        _check_name(part, entry)
     return parts
+
+
+def _check_name(name: bytes, entry: Entry) -> None:
+    if len(name) > _LONGEST_NAME:
+        raise InvalidRequest(
+            f"the archive is refused: {_described(entry)}: a name is longer than {_LONGEST_NAME} bytes"
+        )
+
+
+def _described(entry: Entry) -> str:
+    if entry.kind is Kind.HARD_LINK:
+        return f"hard link {printable(entry.path)} to {printable(entry.link)}"
+    return f"entry {printable(entry.path)}"

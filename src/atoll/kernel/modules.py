@@ -38,8 +38,7 @@ REQUIRED = (
 
 OPTIONAL = (
     "crc32c_generic",  # ext4 asks the crypto API for it by name; newer kernels have it as a library instead
-    "9pnet_virtio",  # Debian's cloud kernel is built without 9p
-    "9p",
+    "fuse",  # for host directories alone: the agent says so when it is missing
 )
 """Taken when the kernel has them."""
 

@@ -166,6 +166,18 @@ class VolumeMount(Struct, frozen=True, kw_only=True):
     fills: bool = False
 
 
+class Export(Struct, frozen=True, kw_only=True):
+    """A directory or file of the host, by its absolute path, that the container finds at `target`.
+
+    `fills`: a directory that is empty gets what the image has there.
+    """
+
+    path: str
+    target: str
+    read_only: bool = False
+    fills: bool = False
+
+
 class BundleSpec(VmSpec, frozen=True, kw_only=True):
     """`config.json` of a bundle: all that a runtime needs to start its container, and nothing else.
 
@@ -184,6 +196,7 @@ class BundleSpec(VmSpec, frozen=True, kw_only=True):
     writable_disk: str | None
     volumes: DiskFiles | None = None
     volume_mounts: tuple[VolumeMount, ...] = ()
+    exports: tuple[Export, ...] = ()
     log_max_bytes: int
     log_max_files: int
 

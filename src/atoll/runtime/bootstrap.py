@@ -19,6 +19,7 @@ from atoll.model.container import BundleSpec, DiskFiles
 from atoll.model.runtime import StartReport
 from atoll.runtime.bundle_lock import bundle_lock
 from atoll.runtime.phases import Phases
+from atoll.runtime.share import sharing
 from atoll.runtime.vm import Console, Vm, machine_end
 from atoll.template import growth_mib, machine_spec
 from atoll.vmm import DiskSource, Machine, MachineSpec, QemuMonitor, SavedMachine, slots
@@ -58,7 +59,8 @@ async def boot_vm(
                     _LOG.warning("booting cold: %s", failure)
         if vm is None:
             vm = await _boot_cold(spec, on_exited, stack)
-        yield replace(vm, report=changed(vm.report, template_failure=failure))
+        vm = replace(vm, report=changed(vm.report, template_failure=failure))
+        yield await stack.enter_async_context(sharing(vm, spec.exports))
 
 
 def own_bundle(spec: BundleSpec) -> AbstractAsyncContextManager[None]:

@@ -16,6 +16,7 @@ from atoll.model.container import BundleSpec, SpareSpec
 from atoll.model.runtime import StartReport
 from atoll.runtime.bootstrap import boot_vm, bundle_disks, clone, own_bundle, vm_of
 from atoll.runtime.phases import Phases
+from atoll.runtime.share import sharing
 from atoll.runtime.vm import Console, Vm
 from atoll.template import Exits, Stage, growth_mib, machine_spec, rehearse
 from atoll.vmm import Machine, SavedMachine
@@ -51,6 +52,7 @@ class Spare:
                 async with AsyncExitStack() as attempt:
                     await attempt.enter_async_context(own_bundle(spec))
                     vm = await self._become(spec, on_exited)
+                    vm = await attempt.enter_async_context(sharing(vm, spec.exports))
                     stack.push_async_exit(attempt.pop_all())
             except VmFailed as error:
                 _LOG.warning("a spare cannot be used: %s", error)

@@ -5,7 +5,8 @@ A statement is applied once, known by its digest: a schema grows by appending st
 (`ALTER TABLE ...`), never by changing one that was released.
 
 What is committed survives `kill -9` of the engine. After a power cut the last commits may be missing
-(`synchronous=NORMAL` in write-ahead mode), the file is whole: https://www.sqlite.org/wal.html.
+(`synchronous=NORMAL` in write-ahead mode), the file is whole: https://www.sqlite.org/wal.html. Who is about to do
+what cannot be undone, on the strength of a commit, calls `make_durable` first.
 
 Space for what the engine writes while it stops and removes containers is taken when it starts: who has filled the disk
 must be able to make room.
@@ -57,6 +58,11 @@ class Database:
         """Close the file; a transaction under way is rolled back."""
         with self._lock:
             self._connection.close()
+
+    def make_durable(self) -> None:
+        """Let everything that was committed survive a power cut; blocks for some writes to the disk."""
+        with self._lock:
+            self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
 
     def migrate(self, statements: Sequence[str]) -> None:
         """Apply those of `statements` that this file has not seen, in order, all or none."""

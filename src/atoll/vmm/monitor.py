@@ -41,12 +41,11 @@ class SavedMachine:
 class MachineSpec:
     """A machine to create. Paths are opened by us, with our rights, and handed over open.
 
-    `image` is read-only, `writable` and `volumes` are not. `share` is a directory shown to the guest, `uid` the
-    unprivileged user that the monitor runs as (None: our own), `kernel_parameters` are added to those that the monitor
-    chooses, `name` shows in the host's list of processes.
-    With `saved` the machine goes on where that one was saved, on a private copy of its memory: everything else must be
-    as it was there, but for the disks. `save_to` are files for a machine that is to
-    be saved: the first holds its RAM from the beginning (and is not sealed yet).
+    `image` is read-only, `writable` and `volumes` are not. `uid` is the unprivileged user that the monitor runs as
+    (None: our own), `kernel_parameters` are added to those that the monitor chooses, `name` shows in the host's list of
+    processes. With `saved` the machine goes on where that one was saved, on a private copy of its memory: everything
+    else must be as it was there, but for the disks. `save_to` are files for a machine that is to be saved: the first
+    holds its RAM from the beginning (and is not sealed yet).
     """
 
     kernel: Path
@@ -57,7 +56,6 @@ class MachineSpec:
     image: DiskSource | None = None
     writable: Path | None = None
     volumes: DiskSource | None = None
-    share: Path | None = None
     saved: SavedMachine | None = None
     save_to: SavedMachine | None = None
     uid: int | None = None
@@ -82,6 +80,14 @@ class Machine(Protocol):
     @property
     def console(self) -> socket.socket:
         """The host's end of the serial console: non-blocking, must be read; closed with the machine."""
+        ...
+
+    @property
+    def share(self) -> socket.socket:
+        """The host's end of the port for file systems (FUSE): non-blocking; closed with the machine, if not before.
+
+        The guest sees the end of the port when nobody has this end open any more.
+        """
         ...
 
     async def start(self) -> None:

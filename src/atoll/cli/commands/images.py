@@ -78,23 +78,24 @@ def images(
     found = endpoints.list_images(session.client, everything=everything, digests=digests, filters=wanted)
     if quiet and not format:
         format = "{{.ID}}"
-    rows = [row for image in found for row in _rows(image, truncate=not no_trunc, digests=digests)]
+    rows = [row for image in found for row in image_rows(image, truncate=not no_trunc, digests=digests)]
     text = listing(rows, HEADERS, COLUMNS_WITH_DIGEST if digests else COLUMNS, format)
     if text or rows:
         session.print(text)
 
 
-def _rows(image: "ImageSummary", *, truncate: bool, digests: bool) -> Iterator[dict[str, str]]:
+def image_rows(image: "ImageSummary", *, truncate: bool, digests: bool) -> Iterator[dict[str, str]]:
+    """A row for each name of an image, its fields as text."""
     created = image.get("Created", 0)
-    size = human_size(image.get("Size", 0))
+    size, shared = human_size(image.get("Size", 0)), image.get("SharedSize", -1)
     fields = {
         "ID": image["Id"].removeprefix("sha256:")[:SHORT_ID] if truncate else image["Id"],
         "CreatedSince": f"{human_duration(time.time() - created)} ago" if created else UNKNOWN,
         "CreatedAt": time.strftime("%Y-%m-%d %H:%M:%S %z %Z", time.localtime(created)),
         "Size": size,
         "VirtualSize": size,
-        "SharedSize": UNKNOWN,
-        "UniqueSize": UNKNOWN,
+        "SharedSize": UNKNOWN if shared < 0 else human_size(shared, 4),
+        "UniqueSize": UNKNOWN if shared < 0 else human_size(image.get("Size", 0) - shared, 4),
         "Containers": str(image["Containers"]) if image.get("Containers", -1) >= 0 else UNKNOWN,
     }
     for repository, tag, digest in _names(image, digests=digests):

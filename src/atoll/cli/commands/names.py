@@ -2,8 +2,12 @@
 
 CONTAINER_VERBS = {
     "attach": "attach:attach",
+    "commit": "commit:commit",
+    "cp": "cp:cp",
     "create": "create:create",
+    "diff": "diff:diff",
     "exec": "exec:exec_",
+    "export": "export:export",
     "kill": "kill:kill",
     "logs": "logs:logs",
     "pause": "pause:pause",
@@ -26,16 +30,25 @@ IMAGE_VERBS = {
     "import": "archives:import_",
     "load": "archives:load",
     "pull": "pull:pull",
+    "push": "push:push",
     "rmi": "untag:rmi",
+    "save": "save:save",
     "tag": "tag:tag",
 }
 """Directly below `atoll`; `atoll image` has its own names for some."""
+
+REGISTRY_VERBS = {
+    "login": "registry:login",
+    "logout": "registry:logout",
+}
+"""Directly below `atoll`, and below `atoll registry`."""
 
 TREES = {
     "container": "trees:container",
     "image": "trees:image",
     "info": "info:info",
     "inspect": "inspect:inspect",
+    "registry": "trees:registry",
     "system": "trees:system",
     "version": "version:version",
     "volume": "trees:volume",

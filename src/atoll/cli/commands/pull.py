@@ -8,6 +8,8 @@ from atoll.cli.session import Session
 from atoll.cli.values.references import normalized, split_reference
 from atoll.cli.verb import verb
 
+SCHEME = flag("--scheme", help="How to speak to the registry: 'http', 'https', or 'auto' as the settings say")
+
 
 @verb(
     "pull",
@@ -20,14 +22,22 @@ from atoll.cli.verb import verb
 @switch("-a", "--all-tags", help="Download all tagged images in the repository")
 @flag("--platform", help="Set platform if server is multi-platform capable")
 @switch("-q", "--quiet", help="Suppress verbose output")
-def pull(session: Session, all_tags: bool, platform: str | None, quiet: bool, arguments: Sequence[str]) -> None:
+@SCHEME
+def pull(
+    session: Session,
+    all_tags: bool,
+    platform: str | None,
+    quiet: bool,
+    scheme: str | None,
+    arguments: Sequence[str],
+) -> None:
     """Download an image."""
     (name,) = arguments
     if all_tags and split_reference(name)[1]:
         raise Failure("tag can't be used with --all-tags/-a")
     if not all_tags and not split_reference(name)[1] and not quiet:
         session.print("Using default tag: latest")
-    pull_image(session, name, platform=platform, quiet=quiet, all_tags=all_tags)
+    pull_image(session, name, platform=platform, quiet=quiet, all_tags=all_tags, scheme=scheme)
     session.print(name if all_tags else normalized(name))
 
 
@@ -38,12 +48,22 @@ def pull_image(
     platform: str | None,
     quiet: bool,
     all_tags: bool = False,
+    scheme: str | None = None,
     descriptor: int = 1,
 ) -> None:
-    """Pull, showing how it goes on `descriptor` unless `quiet`."""
+    """Pull as who the user is, showing how it goes on `descriptor` unless `quiet`."""
+    from atoll.cli.credentials import registry_headers
     from atoll.cli.progress import show_progress
     from atoll.client import images
 
     repository, tag_name = split_reference(name)
-    lines = images.pull(session.client, repository, tag_name or "latest", platform=platform, all_tags=all_tags)
+    lines = images.pull(
+        session.client,
+        repository,
+        tag_name or "latest",
+        platform=platform,
+        all_tags=all_tags,
+        scheme=scheme,
+        headers=registry_headers(name),
+    )
     show_progress(session, lines, quiet=quiet, descriptor=descriptor)

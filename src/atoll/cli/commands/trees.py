@@ -1,6 +1,6 @@
-"""`atoll container`, `image`, `volume`, `system` and its `kernel` and `template`: the same verbs by subject."""
+"""`atoll container`, `image`, `registry`, `volume`, `system` and what is below it: the same verbs by subject."""
 
-from atoll.cli.commands.names import CONTAINER_VERBS, IMAGE_VERBS
+from atoll.cli.commands.names import CONTAINER_VERBS, IMAGE_VERBS, REGISTRY_VERBS
 from atoll.cli.tree import Tree
 
 container = Tree(
@@ -11,9 +11,10 @@ container = Tree(
         "inspect": "inspect:container_inspect",
         "list": "ps:ps",
         "ls": "ps:ps",
+        "prune": "prune:containers",
         "remove": "remove:rm",
     },
-    sections={"Commands": sorted({*CONTAINER_VERBS, "inspect", "ls"} - {"ps"})},
+    sections={"Commands": sorted({*CONTAINER_VERBS, "inspect", "ls", "prune"} - {"ps"})},
 )
 
 image = Tree(
@@ -25,12 +26,22 @@ image = Tree(
         "list": IMAGE_VERBS["images"],
         "load": IMAGE_VERBS["load"],
         "ls": IMAGE_VERBS["images"],
+        "prune": "prune:images",
         "pull": IMAGE_VERBS["pull"],
+        "push": IMAGE_VERBS["push"],
         "remove": IMAGE_VERBS["rmi"],
         "rm": IMAGE_VERBS["rmi"],
+        "save": IMAGE_VERBS["save"],
         "tag": IMAGE_VERBS["tag"],
     },
-    sections={"Commands": ["import", "inspect", "load", "ls", "pull", "rm", "tag"]},
+    sections={"Commands": ["import", "inspect", "load", "ls", "prune", "pull", "push", "rm", "save", "tag"]},
+)
+
+registry = Tree(
+    "registry",
+    help="Manage logins at registries",
+    entries={**REGISTRY_VERBS, "list": "registry:list_", "ls": "registry:list_"},
+    sections={"Commands": ["list", "login", "logout"]},
 )
 
 volume = Tree(
@@ -73,13 +84,16 @@ system = Tree(
     "system",
     help="Manage the engine",
     entries={
+        "check": "check:check",
+        "df": "usage:df",
         "info": "info:info",
         "kernel": "trees:kernel",
         "logs": "engine:logs",
+        "prune": "prune:system",
         "start": "engine:start",
         "status": "engine:status",
         "stop": "engine:stop",
         "template": "trees:template",
     },
-    sections={"Commands": ["info", "kernel", "logs", "start", "status", "stop", "template"]},
+    sections={"Commands": ["check", "df", "info", "kernel", "logs", "prune", "start", "status", "stop", "template"]},
 )

@@ -121,7 +121,8 @@ def prune(
         wanted["all"] = ["true"]
     if not force:
         which = "all local" if everything else "anonymous local"
-        confirm(f"WARNING! This will remove {which} volumes not used by at least one container.")
+        if not confirm(f"WARNING! This will remove {which} volumes not used by at least one container."):
+            return
     pruned = volumes.prune(session.client, wanted)
     if deleted := pruned.get("VolumesDeleted"):
         session.print("\n".join(["Deleted Volumes:", *deleted, ""]))

@@ -14,7 +14,7 @@ from atoll.vmm.monitor import AcceleratorName, DiskSource, MachineSpec
 Node = dict[str, str | int | bool]
 """A block node as `blockdev-add` takes it."""
 
-AGENT_PORT = "org.atoll.agent"
+AGENT_PORT, SHARE_PORT = "org.atoll.agent", "org.atoll.share"
 FIRST_FREE_SET = 10
 """Descriptor sets below are the disks' own; the parts of a disk that is composed have numbers from here on."""
 GROWTH = "growth"
@@ -62,6 +62,7 @@ class Sockets:
     control: int
     agent: int
     console: int
+    share: int
     network: int
 
 
@@ -71,7 +72,6 @@ class OpenFiles:
 
     kernel: int
     initramfs: int
-    share: int | None
     sets: dict[int, int]
     memory: int | None = None
 
@@ -84,10 +84,9 @@ def command_line(spec: MachineSpec, sockets: Sockets, files: OpenFiles) -> list[
         *_memory(spec, files),
         *_boot(spec, files),
         *_control(sockets),
-        *_agent_port(sockets),
+        *_ports(sockets),
         *_disks(spec, files),
         *_other_devices(sockets),
-        *([] if files.share is None else _share(files.share)),
     ]
 
 
@@ -181,11 +180,13 @@ def _control(sockets: Sockets) -> list[str]:
     ]
 
 
-def _agent_port(sockets: Sockets) -> list[str]:
+def _ports(sockets: Sockets) -> list[str]:
     return [
         *("-chardev", f"socket,id=agent,fd={sockets.agent}"),
-        *_device("virtio-serial-pci", slots.AGENT, "id=serial", "max_ports=2"),
+        *("-chardev", f"socket,id=share,fd={sockets.share}"),
+        *_device("virtio-serial-pci", slots.AGENT, "id=serial", "max_ports=3"),
         *("-device", f"virtserialport,bus=serial.0,nr=1,chardev=agent,name={AGENT_PORT}"),
+        *("-device", f"virtserialport,bus=serial.0,nr=2,chardev=share,name={SHARE_PORT}"),
     ]
 
 
@@ -250,13 +251,6 @@ def _other_devices(sockets: Sockets) -> list[str]:
     ]
 
 
-def _share(directory: int) -> list[str]:
-    return [
-        *("-fsdev", f"local,id=share,path=/proc/self/fd/{directory},security_model=none,readonly=on"),
-        *_device("virtio-9p-pci", slots.SHARE, "fsdev=share", "mount_tag=share"),
-    ]
-
-
 def _device(kind: str, slot: str, *options: str) -> list[str]:
     # Without the interface of virtio before 1.0: I/O ports, and the code of another age in QEMU.
     return ["-device", ",".join((kind, f"addr={slots.device_number(slot):#x}", "disable-legacy=on", *options))]
@@ -264,5 +258,5 @@ def _device(kind: str, slot: str, *options: str) -> list[str]:
 
 def machine_digest(spec: MachineSpec) -> str:
     """What a machine is, apart from its files. Of two that differ in their files alone one can go on as the other."""
-    sockets = Sockets(control=0, agent=0, console=0, network=0)
-    return hashlib.sha256(repr(command_line(spec, sockets, OpenFiles(0, 0, None, {}, 0))).encode()).hexdigest()
+    sockets = Sockets(control=0, agent=0, console=0, share=0, network=0)
+    return hashlib.sha256(repr(command_line(spec, sockets, OpenFiles(0, 0, {}, 0))).encode()).hexdigest()

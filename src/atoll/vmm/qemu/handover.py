@@ -18,6 +18,7 @@ class HostEnds:
     control: socket.socket
     agent: socket.socket
     console: socket.socket
+    share: socket.socket
     network: socket.socket
 
 
@@ -33,11 +34,10 @@ class Handover:
     def descriptors(self) -> tuple[int, ...]:
         """The descriptors to keep open across the start of QEMU."""
         sockets, files = self.sockets, self.files
-        shared = () if files.share is None else (files.share,)
-        ends = (sockets.control, sockets.agent, sockets.console, sockets.network)
+        ends = (sockets.control, sockets.agent, sockets.console, sockets.share, sockets.network)
         memory = () if files.memory is None else (files.memory,)
         state = () if self.state is None else (self.state,)
-        return (*ends, files.kernel, files.initramfs, *shared, *memory, *state, *files.sets.values())
+        return (*ends, files.kernel, files.initramfs, *memory, *state, *files.sets.values())
 
 
 def open_handover(spec: MachineSpec, ours: ExitStack, theirs: ExitStack) -> tuple[HostEnds, Handover]:
@@ -56,7 +56,7 @@ def open_handover(spec: MachineSpec, ours: ExitStack, theirs: ExitStack) -> tupl
     def opened(path: Path, flags: int = os.O_RDONLY) -> int:
         return open_file(path, theirs, flags)
 
-    control, agent, console = (pair(socket.SOCK_STREAM) for _ in range(3))
+    control, agent, console, share = (pair(socket.SOCK_STREAM) for _ in range(4))
     network = pair(socket.SOCK_DGRAM)
     saved = spec.saved or spec.save_to
     sets: dict[int, int] = {}
@@ -72,14 +72,14 @@ def open_handover(spec: MachineSpec, ours: ExitStack, theirs: ExitStack) -> tupl
     files = OpenFiles(
         kernel=opened(spec.kernel),
         initramfs=opened(spec.initramfs),
-        share=None if spec.share is None else opened(spec.share, os.O_RDONLY | os.O_DIRECTORY),
         sets=sets,
         memory=None if saved is None else saved.memory,
     )
     # Opened again: every reader needs a position of its own.
     state = None if spec.saved is None else opened(Path(f"/proc/self/fd/{spec.saved.state}"))
-    host_ends = HostEnds(control=control[0], agent=agent[0], console=console[0], network=network[0])
-    sockets = Sockets(control=control[1], agent=agent[1], console=console[1], network=network[1])
+    pairs = {"control": control, "agent": agent, "console": console, "share": share, "network": network}
+    host_ends = HostEnds(**{name: ends[0] for name, ends in pairs.items()})
+    sockets = Sockets(**{name: ends[1] for name, ends in pairs.items()})
     return host_ends, Handover(sockets=sockets, files=files, state=state)
 
 

@@ -65,6 +65,11 @@ class QemuMachine:
         return self._ends.console
 
     @property
+    def share(self) -> socket.socket:
+        """See `Machine.share`."""
+        return self._ends.share
+
+    @property
     def complaints(self) -> str:
         """See `Machine.complaints`."""
         return str(self._qemu.complaints)

@@ -1,8 +1,12 @@
-"""Debian's Docker and Podman beside us: each with the image busybox that we have, in a private directory that vanishes.
+"""Debian's Docker and Podman beside us, each in a private directory that vanishes.
 
 Nothing of the machine's own Docker or Podman is used or changed but the programs: a dockerd of its own on a private
 socket, without networks, and the `podman` command with a root of its own. Containers are in a control group of the
-bench's, so that it can be removed. `scripts/install-peers` installs both; nothing here does.
+bench's, so that it can be removed. `scripts/install-peers` installs both, `scripts/install-packages test` what keeps
+images; nothing here does.
+
+`dockerd` and `podman` have the image busybox that we have and run containers, for benches; `docker_images` and
+`podman_images` only keep images, and ask less of the machine.
 """
 
 import os
@@ -13,10 +17,10 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from harness.checkout import program
+from harness.checkout import TOOLS, program
 from harness.command import Command
 from harness.images import BUSYBOX_CHANGES, busybox_root
 from harness.process import processes_that_mention
@@ -26,7 +30,7 @@ _CONTROL_GROUPS = Path("/sys/fs/cgroup")
 _HYBRID = _CONTROL_GROUPS / "unified"
 _START_S = 30.0
 _STOP_S = 20.0
-_PREFIX = "atoll-bench-"
+_PREFIX = "atoll-peer-"
 
 
 class PeerUnavailable(Exception):
@@ -39,18 +43,29 @@ def dockerd() -> Iterator[Command]:
 
     Raises `PeerUnavailable` when there is none, or it does not start here.
     """
+    with _home() as home, _docker(home, "overlay2") as docker:
+        _import(docker, home)
+        yield docker
+
+
+@contextmanager
+def docker_images() -> Iterator[Command]:
+    """The `docker` command with a dockerd without images; raises `PeerUnavailable` as `dockerd` does."""
+    # Of all storage drivers this one works on every file system.
+    with _home() as home, _docker(home, "vfs") as docker:
+        yield docker
+
+
+@contextmanager
+def _docker(home: Path, storage_driver: str) -> Iterator[Command]:
     daemon = _installed("dockerd", "Docker")
-    with ExitStack() as stack:
-        home = stack.enter_context(_home())
-        socket = home / "docker.sock"
-        stack.enter_context(_daemon(daemon, home, socket))
+    socket = home / "docker.sock"
+    with _daemon(daemon, home, socket, storage_driver):
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("DOCKER_")}
-        docker = Command(
+        yield Command(
             (os.fspath(program("docker")),),
             {**inherited, "DOCKER_HOST": f"unix://{socket}", "DOCKER_CONFIG": os.fspath(home / "config")},
         )
-        _import(docker, home)
-        yield docker
 
 
 @contextmanager
@@ -59,21 +74,32 @@ def podman() -> Iterator[tuple[Command, tuple[str, ...]]]:
 
     Raises `PeerUnavailable` when there is none, or it does not work here.
     """
-    found = _installed("podman", "Podman")
     with _home() as home, _mounts_for_crun() as prefix:
-        command = Command(
-            (
-                *(*prefix, found, "--root", f"{home}/root", "--runroot", f"{home}/run", "--tmpdir", f"{home}/tmp"),
-                *("--storage-driver", "overlay", "--cgroup-manager", "cgroupfs", "--events-backend", "file"),
-            ),
-            _environment(),
-        )
+        command = _podman(home, "overlay", prefix)
         _import(command, home)
         flags = ("--cgroup-parent", f"/{home.name}", *_limits())
         tried = command("run", "--rm", "--network", "none", *flags, IMAGE, "true")
         if tried.code != 0:
             raise PeerUnavailable(f"podman run does not work here: {tried.stderr.strip()}")
         yield command, flags
+
+
+@contextmanager
+def podman_images() -> Iterator[Command]:
+    """The `podman` command with a root of its own without images; raises `PeerUnavailable` when there is none."""
+    with _home() as home:
+        yield _podman(home, "vfs", ())
+
+
+def _podman(home: Path, storage_driver: str, prefix: tuple[str, ...]) -> Command:
+    found = _installed("podman", "Podman")
+    return Command(
+        (
+            *(*prefix, found, "--root", f"{home}/root", "--runroot", f"{home}/run", "--tmpdir", f"{home}/tmp"),
+            *("--storage-driver", storage_driver, "--cgroup-manager", "cgroupfs", "--events-backend", "file"),
+        ),
+        _environment(),
+    )
 
 
 @contextmanager
@@ -104,7 +130,7 @@ def _installed(name: str, product: str) -> str:
 
 
 def _environment() -> dict[str, str]:
-    return {**os.environ, "PATH": f"{os.environ['PATH']}:/usr/sbin:/sbin"}
+    return {**os.environ, "PATH": f"{os.environ['PATH']}:/usr/sbin:/sbin:{TOOLS}"}
 
 
 def _limits() -> tuple[str, ...]:
@@ -127,12 +153,12 @@ def _import(command: Command, home: Path) -> None:
 
 
 @contextmanager
-def _daemon(program: str, home: Path, socket: Path) -> Iterator[None]:
+def _daemon(program: str, home: Path, socket: Path, storage_driver: str) -> Iterator[None]:
     (home / "daemon.json").write_text("{}")  # and not /etc/docker's
     arguments: list[str | Path] = [
         *("--config-file", home / "daemon.json", "--host", f"unix://{socket}", "--group", "root"),
         *("--data-root", home / "data", "--exec-root", home / "exec", "--pidfile", home / "pid"),
-        *("--storage-driver", "overlay2", "--exec-opt", "native.cgroupdriver=cgroupfs"),
+        *("--storage-driver", storage_driver, "--exec-opt", "native.cgroupdriver=cgroupfs"),
         *("--cgroup-parent", f"/{home.name}"),
         *("--bridge=none", "--iptables=false", "--ip6tables=false", "--ip-forward=false", "--ip-masq=false"),
     ]
