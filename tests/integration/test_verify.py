@@ -80,12 +80,10 @@ def test_neither_a_changed_hash_tree_nor_a_new_one_helps_who_changes_a_layer(
     private_engine: EngineUnderTest, image: str
 ) -> None:
     atoll = private_engine.atoll
-    running = Container(atoll.ok("run", "-d", "--verify", image, "sleep", "100000"), private_engine)
     container = Container(atoll.ok("create", "--verify", image, "cat", "/secret"), private_engine)
     (tree,) = _files(private_engine, "verity")
     tree.write_bytes(bytes(tree.stat().st_size))
-    assert "Input/output error" in running.exec("cat", "/secret").stderr
-    # What can be made again is, for who starts; it must have the root that is known.
+    # What can be made again is; it must have the root that is known.
     assert atoll("start", "-a", container.id).out == SECRET
     _tamper(private_engine)
     tree.unlink()
