@@ -22,13 +22,7 @@ class Garbage:
     """Files of the store that the catalog does not name; `disks` holds composed disks."""
 
     def __init__(
-        self,
-        catalog: Catalog,
-        blobs: BlobStore,
-        layers: LayerStore,
-        trees: TreeStore,
-        disks: Path,
-        ingest: Path,
+        self, catalog: Catalog, blobs: BlobStore, layers: LayerStore, trees: TreeStore, disks: Path, ingest: Path
     ) -> None:
         self._catalog = catalog
         self._blobs = blobs
