@@ -41,6 +41,7 @@ lint: test-packages .venv/test-installed ## Check formatting, types, the depende
 bench: demo-packages .venv/runtime-installed .venv/compiled $(programs) ## Measure starts, memory and the command, and print the figures
 	bench/boot
 	bench/cli
+	bench/create
 	bench/start
 	bench/memory
 

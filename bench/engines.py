@@ -45,16 +45,30 @@ def bench_engine(settings: Mapping[str, Setting]) -> Iterator[EngineUnderTest]:
 
 def get(engine: EngineUnderTest, path: str) -> Any:
     """What the engine's socket answers to a GET of `path`; raises `Refused`."""
+    return json.loads(_ask(engine, "GET", path))
+
+
+def post(engine: EngineUnderTest, path: str, body: object) -> Any:
+    """What it answers to a POST of `body`; raises `Refused`."""
+    return json.loads(_ask(engine, "POST", path, json.dumps(body)))
+
+
+def delete(engine: EngineUnderTest, path: str) -> None:
+    """Have the engine carry out a DELETE; raises `Refused`."""
+    _ask(engine, "DELETE", path)
+
+
+def _ask(engine: EngineUnderTest, method: str, path: str, body: str | None = None) -> bytes:
     connection = _UnixConnection(os.fspath(engine.socket))
     try:
-        connection.request("GET", path)
+        connection.request(method, path, body, {"Content-Type": "application/json"} if body else {})
         response = connection.getresponse()
-        body = response.read()
+        answer = response.read()
     finally:
         connection.close()
-    if response.status != http.client.OK:
-        raise Refused(f"GET {path}: {response.status} {body.decode(errors='replace').strip()}")
-    return json.loads(body)
+    if response.status >= http.client.BAD_REQUEST:
+        raise Refused(f"{method} {path}: {response.status} {answer.decode(errors='replace').strip()}")
+    return answer
 
 
 def build_template(engine: EngineUnderTest) -> None:

@@ -17,6 +17,8 @@ use crate::network;
 
 const MODULES: &str = "/modules";
 const AUTOPROBE: &str = "/sys/bus/virtio/drivers_autoprobe";
+/// Names of modules that are loaded when they are needed, in load order.
+const ON_DEMAND: &str = "/modules/on-demand";
 /// Modules that the channel needs, with all that comes before them; either may be built in.
 const CHANNEL_MODULES: [&str; 2] = ["virtio_pci.ko", "virtio_console.ko"];
 
@@ -29,11 +31,10 @@ pub fn boot() -> Result<(Port, Modules)> {
     mount("devtmpfs", "/dev", MountFlags::NOSUID)?;
     mount("sysfs", "/sys", MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC)?;
     let announcements = Announcements::open().during("listen to the kernel's announcements")?;
-    let modules = fs::read_to_string(format!("{MODULES}/order")).unwrap_or_default();
-    let mut order: Vec<String> = modules.lines().map(str::to_owned).collect();
+    let mut order = names(&format!("{MODULES}/order"));
     let needed = order.iter().rposition(|name| CHANNEL_MODULES.contains(&name.as_str())).map_or(0, |last| last + 1);
     let rest = order.split_off(needed);
-    load(&order);
+    load_and_remove(&order);
     disable_autoprobe(); // once more, for a kernel with the bus built in and no module before it
     device::bind_console().during("bind the console's driver")?;
     let port = Port::open(&announcements).during("open the channel to the host")?;
@@ -41,11 +42,10 @@ pub fn boot() -> Result<(Port, Modules)> {
 }
 
 impl Modules {
-    /// Loads what is left, frees the files' memory, and mounts what requests need.
+    /// Loads what is left, and mounts what requests need.
     pub fn finish(self) -> Result<()> {
-        load(&self.0);
+        load_and_remove(&self.0);
         disable_autoprobe();
-        let _ = fs::remove_dir_all(MODULES);
         mount("proc", "/proc", MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC)?;
         // The first process is what the guest can least do without.
         device::write_attribute("/proc/self/oom_score_adj", b"-1000").during("exempt the agent from the OOM killer")?;
@@ -53,6 +53,16 @@ impl Modules {
         network::bring_up_loopback().during("bring up the loopback interface")?;
         cgroup::enable_controllers()
     }
+}
+
+/// Loads what a boot leaves out, unless that has been done.
+pub fn load_on_demand() {
+    load_and_remove(&names(ON_DEMAND));
+    let _ = fs::remove_dir_all(MODULES);
+}
+
+fn names(list: &str) -> Vec<String> {
+    fs::read_to_string(list).unwrap_or_default().lines().map(str::to_owned).collect()
 }
 
 /// pivot_root(2) refuses to work from the kernel's own first mount: puts a copy of it on top and enters that.
@@ -75,15 +85,18 @@ fn disable_autoprobe() {
     }
 }
 
-fn load(names: &[String]) {
+/// Loads modules, and frees their files' memory.
+fn load_and_remove(names: &[String]) {
     for name in names {
-        let file = rustix::fs::open(format!("{MODULES}/{name}"), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
+        let path = format!("{MODULES}/{name}");
+        let file = rustix::fs::open(&path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
         if let Err(errno) = file.and_then(|file| rustix::system::finit_module(file, c"", 0)) {
             // What misses it will say so, to the user whose request it was.
             if errno != rustix::io::Errno::EXIST {
                 eprintln!("atoll-agent: module {name} does not load: {}", reason(errno));
             }
         }
+        let _ = fs::remove_file(&path);
         if name == "virtio.ko" {
             disable_autoprobe();
         }

@@ -5,6 +5,7 @@
 
 mod agent;
 mod announcements;
+mod archive;
 mod boot;
 mod channel;
 mod container;
@@ -22,6 +23,7 @@ mod processes;
 mod statistics;
 mod stopwatch;
 mod streams;
+mod verity;
 
 use std::process::ExitCode;
 

@@ -30,10 +30,20 @@ pub struct Extent {
     pub size_bytes: u64,
 }
 
+/// What verifies a layer, on the same disk.
+#[derive(Debug, Deserialize)]
+pub struct HashTree {
+    pub place: Extent,
+    pub root: ByteBuf,
+}
+
 #[derive(Debug, Deserialize)]
 pub struct Root {
     pub image: Disk,
     pub layers: Vec<Extent>,
+    /// One for each layer, or none at all.
+    #[serde(default)]
+    pub trees: Vec<HashTree>,
     #[serde(default)]
     pub writable: Option<Disk>,
     #[serde(default)]
@@ -170,6 +180,9 @@ pub struct Start {
     pub profile: Profile,
     #[serde(default)]
     pub init: bool,
+    /// Everything is put together, and the process does not run: somebody wants to look at the files.
+    #[serde(default)]
+    pub hold: bool,
     pub process: Process,
 }
 
@@ -261,6 +274,59 @@ pub struct Statistics {
     pub oom_kills: u64,
 }
 
+/// Work on the container's files (`archive/`); what is long goes through the stream that the request names.
+#[derive(Debug)]
+pub enum FileRequest {
+    StatPath(StatPath),
+    ReadArchive(ReadArchive),
+    WriteArchive(WriteArchive),
+    ReadRoot(ReadStream),
+    Changes(ReadStream),
+    ReadChanges(ReadChanges),
+}
+
+#[derive(Debug, Deserialize)]
+pub struct StatPath {
+    pub path: String,
+}
+
+#[derive(Debug, Deserialize)]
+pub struct ReadArchive {
+    pub path: String,
+    pub stream: u32,
+}
+
+#[derive(Debug, Deserialize)]
+pub struct WriteArchive {
+    pub path: String,
+    pub stream: u32,
+    #[serde(default)]
+    pub no_overwrite_dir_non_dir: bool,
+}
+
+#[derive(Debug, Deserialize)]
+pub struct ReadStream {
+    pub stream: u32,
+}
+
+#[derive(Debug, Deserialize)]
+pub struct ReadChanges {
+    pub stream: u32,
+    #[serde(default)]
+    pub freeze: bool,
+}
+
+#[derive(Debug, Serialize)]
+pub struct PathStat {
+    pub name: String,
+    pub size_bytes: u64,
+    /// As Go's `FileMode` has it.
+    pub mode: u32,
+    pub mtime_s: i64,
+    pub mtime_ns: u32,
+    pub link_target: String,
+}
+
 #[derive(Debug, Serialize)]
 pub struct Exited<'a> {
     pub id: &'a str,
@@ -287,6 +353,7 @@ pub enum Request {
     PowerOff,
     PrepareTemplate,
     Forget(Box<Profile>),
+    Files(FileRequest),
     /// A method that this agent does not have: answered with an error, the channel lives on.
     Unknown(String),
 }
@@ -314,6 +381,12 @@ impl<'de> Visitor<'de> for RequestVisitor {
             "signal" => Request::Signal(next(&mut items)?),
             "resize" => Request::Resize(next(&mut items)?),
             "forget" => Request::Forget(next(&mut items)?),
+            "stat_path" => Request::Files(FileRequest::StatPath(next(&mut items)?)),
+            "read_archive" => Request::Files(FileRequest::ReadArchive(next(&mut items)?)),
+            "write_archive" => Request::Files(FileRequest::WriteArchive(next(&mut items)?)),
+            "read_root" => Request::Files(FileRequest::ReadRoot(next(&mut items)?)),
+            "changes" => Request::Files(FileRequest::Changes(next(&mut items)?)),
+            "read_changes" => Request::Files(FileRequest::ReadChanges(next(&mut items)?)),
             _ => {
                 let de::IgnoredAny = next(&mut items)?;
                 match method.as_str() {

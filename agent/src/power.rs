@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags};
 use rustix::system::RebootCommand;
 
+use crate::boot;
 use crate::device;
 use crate::events::timespec;
 use crate::failure::{Code, Failure, Result};
@@ -13,11 +14,12 @@ use crate::failure::{Code, Failure, Result};
 /// How long killed processes are waited for before the power goes.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Binds what is bound in every clone, and leaves nothing unwritten.
+/// Loads and binds what is there in every clone, and leaves nothing unwritten.
 pub fn prepare_template(has_container: bool) -> Result<()> {
     if has_container {
         return Err(Failure::new(Code::Conflict, "a guest with a container cannot become a template"));
     }
+    boot::load_on_demand();
     device::bind_for_template()?;
     rustix::fs::sync();
     Ok(())

@@ -81,6 +81,12 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         int,
         Meta(ge=1000, description="First of the user ids under which QEMU runs for root, one for each container."),
     ] = 2_000_000_000
+    verify_images: Annotated[
+        bool,
+        Meta(
+            description="Verify each block of an image when a guest reads it, as with `--verify`, for every container."
+        ),
+    ] = False
     max_layer_bytes: Annotated[
         int, Meta(ge=1 << 20, description="Most bytes one layer may unpack to: what stops a decompression bomb.")
     ] = 64 << 30

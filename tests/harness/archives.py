@@ -1,8 +1,10 @@
 """Tar archives as tests want them, written by Python's tarfile, which shares no code with ours."""
 
+import hashlib
 import io
+import json
 import tarfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 Member = tuple[tarfile.TarInfo, bytes]
 
@@ -53,3 +55,18 @@ def tar(members: Iterable[Member], *, tar_format: int = tarfile.PAX_FORMAT) -> b
         for info, data in members:
             archive.addfile(info, io.BytesIO(data))
     return buffer.getvalue()
+
+
+def image_archive(layers: Sequence[bytes], name: str) -> bytes:
+    """What `docker save` makes of an image of these layers, bottom first."""
+    diff_ids = [f"sha256:{hashlib.sha256(layer).hexdigest()}" for layer in layers]
+    config = {
+        "architecture": "amd64",
+        "os": "linux",
+        "config": {"Env": ["PATH=/bin"], "Cmd": ["sh"]},
+        "rootfs": {"type": "layers", "diff_ids": diff_ids},
+    }
+    files = {f"{number}.tar": layer for number, layer in enumerate(layers)}
+    manifest = [{"Config": "config.json", "RepoTags": [name], "Layers": list(files)}]
+    files |= {"config.json": json.dumps(config).encode(), "manifest.json": json.dumps(manifest).encode()}
+    return tar(file(path, data) for path, data in files.items())

@@ -2,11 +2,13 @@ import sqlite3
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from harness.disks import small_disk
 
-from atoll.errors import Unavailable
+from atoll.errors import OutOfSpace, Unavailable
 from atoll.store import Database
 
 SCHEMA = ("CREATE TABLE thing (name TEXT PRIMARY KEY) STRICT",)
@@ -96,3 +98,35 @@ def test_a_file_that_is_no_database_is_refused_with_its_name(tmp_path: Path) -> 
 def test_only_its_owner_can_read_the_file(database: Database, tmp_path: Path) -> None:
     database.execute("INSERT INTO thing VALUES ('secret')")
     assert {file.stat().st_mode & 0o777 for file in tmp_path.iterdir()} == {0o600}
+
+
+def test_records_change_and_go_on_a_full_disk(tmp_path: Path) -> None:
+    with small_disk(tmp_path, kib=8 << 10) as disk:
+        database = Database(disk / "atoll.db")
+        database.migrate(SCHEMA)
+        database.execute("INSERT INTO thing VALUES ('first')")
+        _fill(disk)
+        for number in range(2000):
+            database.execute("UPDATE thing SET name = ?", (f"{number} {'x' * 2000}",))
+        database.execute("DELETE FROM thing")
+        assert names(database) == []
+        database.close()
+        again = Database(disk / "atoll.db")
+        assert names(again) == []
+        again.close()
+
+
+def test_a_full_disk_has_an_error_of_its_own(tmp_path: Path) -> None:
+    with small_disk(tmp_path, kib=8 << 10) as disk:
+        database = Database(disk / "atoll.db")
+        database.migrate(SCHEMA)
+        with pytest.raises(OutOfSpace, match="database"):
+            database.execute("INSERT INTO thing VALUES (?)", ("x" * (9 << 20),))
+        assert names(database) == []
+        database.close()
+
+
+def _fill(disk: Path) -> None:
+    with (disk / "full").open("wb", buffering=0) as file, suppress(OSError):
+        while True:
+            file.write(bytes(4096))

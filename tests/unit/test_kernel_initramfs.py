@@ -55,12 +55,19 @@ def test_what_is_written_is_read_back(entries: list[Entry]) -> None:
 
 def test_the_agent_is_init_and_modules_keep_their_order() -> None:
     stream = io.BytesIO()
-    write_initramfs(stream, b"agent", [LoadedModule("virtio.ko", b"one"), LoadedModule("virtio_pci.ko", b"three")])
+    modules = [
+        LoadedModule("virtio.ko", b"one"),
+        LoadedModule("virtio_pci.ko", b"three"),
+        LoadedModule("dm_verity.ko", b"four", on_demand=True),
+    ]
+    write_initramfs(stream, b"agent", modules)
     members = {entry.name: entry for entry in _read(stream.getvalue())}
     assert members["init"] == Entry("init", stat.S_IFREG | 0o755, b"agent")
     assert members["dev/console"] == Entry("dev/console", stat.S_IFCHR | 0o600, b"", (5, 1))
     assert members["modules/order"].data == b"virtio.ko\nvirtio_pci.ko\n"
+    assert members["modules/on-demand"].data == b"dm_verity.ko\n"
     assert members["modules/virtio_pci.ko"].data == b"three"
+    assert members["modules/dm_verity.ko"].data == b"four"
     assert all(stat.S_ISDIR(members[name].mode) for name in ("dev", "proc", "sys", "run", "tmp", "modules"))
 
 

@@ -113,3 +113,13 @@ def test_a_damaged_header_is_refused_or_read(offset: int, garbage: bytes) -> Non
 def test_a_directory_without_modules_builtin_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidRequest, match=r"not a kernel's module directory: modules\.builtin cannot be read"):
         ModuleTree.read(tmp_path)
+
+
+def test_what_is_loaded_on_demand_comes_last_without_what_the_boot_loads(tmp_path: Path) -> None:
+    tree = _tree(tmp_path, {"overlay": (), "dm_verity": ("dm_mod", "overlay"), "dm_mod": ()})
+    modules = tree.load(("overlay",), (), ("dm_verity", "absent"))
+    assert [(module.file_name, module.on_demand) for module in modules] == [
+        ("overlay.ko", False),
+        ("dm_mod.ko", True),
+        ("dm_verity.ko", True),
+    ]

@@ -132,6 +132,7 @@ impl Agent {
                         self.bind_in_background();
                     }
                 }
+                Report::Answer(_) => {}
                 Report::Failure(failure) => {
                     process.starting = None;
                     process.has_failed = true;
@@ -173,7 +174,10 @@ impl Agent {
     pub(super) fn reap(&mut self) {
         while let Ok(Some((pid, status))) = rustix::process::wait(WaitOptions::NOHANG) {
             let found = self.processes.iter().find(|(_, process)| process.pid == pid);
-            let Some(serial) = found.map(|(&serial, _)| serial) else { continue };
+            let Some(serial) = found.map(|(&serial, _)| serial) else {
+                self.note_end_of_job(pid);
+                continue;
+            };
             self.hear_report(serial); // what it said before it ended
             let Some(process) = self.processes.get_mut(&serial) else { continue };
             let killed = || status.terminating_signal().map(|signal| 128 + signal);

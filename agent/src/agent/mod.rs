@@ -1,6 +1,7 @@
 //! The agent's one loop: requests come in, processes come and go, output goes out.
 
 mod children;
+mod jobs;
 mod requests;
 
 use std::collections::BTreeMap;
@@ -34,6 +35,8 @@ pub struct Agent {
     /// Processes that live, or whose output or end the host has not heard of, by a number of ours.
     processes: BTreeMap<u32, Process>,
     next_serial: u32,
+    /// Children that work on the container's files.
+    jobs: Vec<jobs::Job>,
     container: Option<Container>,
     /// The first process of the container to come.
     understudy: Option<Understudy>,
@@ -55,6 +58,7 @@ impl Agent {
             streams: Streams::default(),
             processes: BTreeMap::new(),
             next_serial: 1,
+            jobs: Vec::new(),
             container: None,
             understudy: None,
             booted_bytes: memory::total_bytes(),
@@ -81,7 +85,7 @@ impl Agent {
             self.end_lingering();
             loop {
                 self.streams.pump(&mut self.port, &self.events);
-                if !self.finish_processes() {
+                if !self.finish_processes() && !self.finish_jobs() {
                     break;
                 }
             }

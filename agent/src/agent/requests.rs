@@ -15,7 +15,7 @@ use crate::{power, processes, statistics};
 
 impl Agent {
     /// Serves one request. `start` and `exec` are answered when the process has got as far as
-    /// execve(2), everything else at once.
+    /// execve(2), work on files when it is done, everything else at once.
     pub(super) fn request(&mut self, id: u32, payload: &[u8]) -> std::result::Result<(), Broken> {
         let request = rmp_serde::from_slice(payload).map_err(|_| Broken("a request that does not decode"))?;
         match request {
@@ -60,6 +60,11 @@ impl Agent {
             Request::Forget(profile) => {
                 let result = self.forget(*profile);
                 self.answer(id, result);
+            }
+            Request::Files(asked) => {
+                if let Err(failure) = self.work_on_files(id, &asked) {
+                    self.answer::<()>(id, Err(failure));
+                }
             }
             Request::Unknown(method) => {
                 let failure = Failure::new(Code::InvalidRequest, format!("the agent knows no request {method}"));
@@ -120,7 +125,7 @@ impl Agent {
     }
 
     /// The container and its first process, if that runs.
-    fn running(&self) -> Result<(&Container, &Process)> {
+    pub(super) fn running(&self) -> Result<(&Container, &Process)> {
         let first = self.find(FIRST).ok().filter(|first| first.is_running());
         match (&self.container, first) {
             (Some(container), Some(first)) => Ok((container, first)),
@@ -141,6 +146,7 @@ impl Agent {
     }
 
     pub(super) fn take_container_apart(&mut self) {
+        self.end_jobs();
         if let Some(container) = &mut self.container {
             container.kill();
             container.unmount();

@@ -51,10 +51,21 @@ impl Cgroup {
         rustix::fs::rmdir(CONTAINER).during("remove the container's cgroup")
     }
 
+    /// Stops every process of the container where it is, or lets it go on; `is_frozen` says when it has stopped.
+    pub fn freeze(&self, is_wanted: bool) -> Result<()> {
+        let value: &[u8] = if is_wanted { b"1" } else { b"0" };
+        write_attribute(format!("{CONTAINER}/cgroup.freeze"), value).during("freeze the container")
+    }
+
     /// Kills every process of the container.
     pub fn kill(&self) {
         let _ = write_attribute(format!("{CONTAINER}/cgroup.kill"), b"1"); // absent: the pid namespace does it
     }
+}
+
+/// Whether no process of the container moves.
+pub fn is_frozen() -> bool {
+    field(&read("cgroup.events"), "frozen") == 1
 }
 
 /// How often the kernel has killed a process of the container for want of memory.

@@ -9,7 +9,7 @@ pub mod rootfs;
 mod share;
 pub mod understudy;
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::thread::{LinkNameSpaceType, ThreadNameSpaceType};
 
@@ -35,6 +35,10 @@ pub struct Container {
     mounts: Option<OwnedFd>,
     /// Seconds since the epoch.
     pub started_s: f64,
+    /// Where a start makes mount points that the image lacks, as the request has them.
+    pub mount_points: Vec<String>,
+    /// Nothing of it runs: it was put together to be looked at.
+    pub is_held: bool,
 }
 
 impl Container {
@@ -49,6 +53,8 @@ impl Container {
     ) -> Result<Child> {
         entropy::set_clock(start.clock_ns).during("set the clock")?;
         self.started_s = start.clock_ns as f64 / 1e9;
+        self.mount_points = rootfs::mount_points(start);
+        self.is_held = start.hold;
         understudy.cgroup().limit(&start.limits)?;
         let root = self.root.mount(&start.root)?;
         stopwatch.done("root file system");
@@ -88,6 +94,21 @@ impl Container {
         let child = spawn::spawn(0, cgroup, body);
         rustix::thread::move_into_link_name_space(own.as_fd(), Some(LinkNameSpaceType::ProcessID)).during(what)?;
         child.during("start the process")
+    }
+
+    /// The mount namespace of its processes, as long as it is not taken apart.
+    pub fn mounts(&self) -> Option<BorrowedFd<'_>> {
+        self.mounts.as_ref().map(AsFd::as_fd)
+    }
+
+    /// Stops its processes where they are, or lets them go on.
+    pub fn freeze(&self, is_wanted: bool) -> Result<()> {
+        self.cgroup.as_ref().map_or(Ok(()), |cgroup| cgroup.freeze(is_wanted))
+    }
+
+    /// The image's layers, the top one first.
+    pub fn lower(&self) -> &[String] {
+        &self.root.lower
     }
 
     /// Kills whatever still runs.

@@ -15,14 +15,18 @@ use rustix::process::{Gid, Uid};
 use crate::device;
 use crate::failure::{Code, During, Failure, Result};
 use crate::message;
+use crate::verity::Verified;
 
 /// Where the agent has the assembled root.
 pub const ROOT: &str = "/container";
 const LAYERS: &str = "/layers";
 const WRITABLE: &str = "/writable";
+/// What the container has written, as overlayfs keeps it.
+pub const UPPER: &str = "/writable/upper";
 
-/// noinit_itable: the kernel must not write zeros all over a sparse file in the background.
-const EXT4_OPTIONS: &std::ffi::CStr = c"noinit_itable,errors=remount-ro";
+/// noinit_itable: the kernel must not write zeros all over a sparse file in the background. discard: what is deleted goes
+/// back to the host with the next commit of the journal.
+const EXT4_OPTIONS: &std::ffi::CStr = c"noinit_itable,discard,errors=remount-ro";
 
 /// A volume that only this container reads, or that many do, on a disk that cannot be written: without its journal.
 const EXT4_READ_ONLY: &std::ffi::CStr = c"noload";
@@ -35,7 +39,11 @@ const DATA: &str = "data";
 pub struct Root {
     /// Mount points, the last one made first to go.
     mounted: Vec<String>,
+    /// What layers are mounted from, if they are verified: to be closed when they are unmounted.
+    verified: Vec<Verified>,
     disks: Vec<UsedDisk>,
+    /// Where the image's layers are, the top one first.
+    pub lower: Vec<String>,
 }
 
 /// A disk that is in use, and how many partitions it has been given.
@@ -47,9 +55,20 @@ struct UsedDisk {
 impl Root {
     /// Binds the disks' drivers and mounts everything at [`ROOT`]; a copy of the mount, attached nowhere.
     pub fn mount(&mut self, root: &message::Root) -> Result<OwnedFd> {
+        if !root.trees.is_empty() && root.trees.len() != root.layers.len() {
+            return Err(Failure::new(Code::InvalidRequest, "there is not one hash tree for each layer"));
+        }
+        let mut trees = root.trees.iter();
         let mut lower = Vec::new();
         for (number, &extent) in (1..).zip(&root.layers) {
-            let node = self.partition(&root.image, extent)?;
+            let mut node = self.partition(&root.image, extent)?;
+            if let Some(tree) = trees.next() {
+                let tree_node = self.partition(&root.image, tree.place)?;
+                let name = format!("layer{number}");
+                let verified = Verified::open(&name, &node, extent.size_bytes, &tree_node, &tree.root)?;
+                node = verified.node.clone();
+                self.verified.push(verified);
+            }
             let target = format!("{LAYERS}/{number}");
             self.attach(&node, &target, "squashfs", MountFlags::RDONLY, None)?;
             lower.insert(0, target);
@@ -68,13 +87,17 @@ impl Root {
             // Room for nothing but the mount points that the image lacks; the root becomes read-only later.
             None => self.attach(Path::new("tmpfs"), WRITABLE, "tmpfs", MountFlags::empty(), Some(c"size=1m"))?,
         }
-        let (upper, work) = (format!("{WRITABLE}/upper"), format!("{WRITABLE}/work"));
-        directory(&upper)?;
+        let work = format!("{WRITABLE}/work");
+        directory(UPPER)?;
         directory(&work)?;
         if let Some(top) = lower.first() {
-            take_over(top, &upper)?;
+            take_over(top, UPPER)?;
         }
-        let options = format!("lowerdir={},upperdir={upper},workdir={work}", lower.join(":"));
+        // What a layer cannot tell (`archive/changes.rs`) must not come about: directories that were renamed, files
+        // without their content.
+        let options =
+            format!("redirect_dir=off,metacopy=off,lowerdir={},upperdir={UPPER},workdir={work}", lower.join(":"));
+        self.lower = lower;
         directory(ROOT)?;
         rustix::mount::mount("overlay", ROOT, "overlay", MountFlags::empty(), c_string(&options).as_deref())
             .during("join the image's layers")?;
@@ -149,6 +172,7 @@ impl Root {
                 is_busy = true;
             }
         }
+        self.verified.clear();
         if is_busy {
             rustix::fs::sync();
         }

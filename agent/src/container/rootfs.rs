@@ -21,7 +21,7 @@ const DEVICES: [(&str, u32, u32); 6] =
 
 /// Where file systems are put together that are moved into the root when there is one.
 const STAGE: &str = "/stage";
-const STAGED: [&str; 3] = ["/proc", "/dev", "/sys"];
+pub const STAGED: [&str; 3] = ["/proc", "/dev", "/sys"];
 
 const LINKS: [(&str, &str); 6] = [
     ("/proc/self/fd", "/dev/fd"),
@@ -107,6 +107,13 @@ pub fn enter(
         mount::make_read_only(root.as_fd(), false).during("make the root read-only")?;
     }
     Ok(())
+}
+
+/// Every target that `enter` mounts something on: what the image lacks of them, it makes.
+pub fn mount_points(start: &Start) -> Vec<String> {
+    let mounted = start.mounts.iter().map(|mount| mount.target.clone());
+    let init = start.init.then(|| INIT.to_owned());
+    STAGED.map(str::to_owned).into_iter().chain(mounted).chain(start.files.keys().cloned()).chain(init).collect()
 }
 
 fn is_staged(path: &str) -> bool {

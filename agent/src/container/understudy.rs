@@ -15,7 +15,7 @@ use crate::entropy;
 use crate::failure::{Code, During, Failure, Result};
 use crate::message::{Mount, Profile, Request, Start};
 use crate::power;
-use crate::process::launch::{Ends, Launch};
+use crate::process::launch::{self, Ends, Launch};
 use crate::process::report::Reporter;
 use crate::process::spawn::{self, Child};
 
@@ -102,8 +102,28 @@ fn wait_for_part(profile: &Profile, line: &Line) -> i32 {
     let Ok((message, descriptors)) = line.receive() else { return 1 };
     let Some((reporter, ends, payload)) = unpack(&message, descriptors) else { return 1 };
     let Ok(Request::Start(start)) = rmp_serde::from_slice(payload) else { return 1 };
+    if start.hold {
+        return hold(ends, &reporter, stage.and_then(|()| enter(&start, line)));
+    }
     let launch = Launch { process: &start.process, init: start.init, first: true };
     become_process(ends, &reporter, &launch, || stage.and_then(|()| enter(&start, line)))
+}
+
+/// Stays in the container that is put together, as if it were its process.
+fn hold(ends: Ends, reporter: &Reporter, entered: Result<()>) -> i32 {
+    match entered.and_then(|()| launch::keep_only(ends, reporter)) {
+        Ok(reporter) => {
+            drop(reporter); // as execve(2) does
+            loop {
+                // SAFETY: touches no memory; the agent's SIGKILL ends it.
+                unsafe { libc::pause() };
+            }
+        }
+        Err(failure) => {
+            reporter.failure(&failure);
+            1
+        }
+    }
 }
 
 fn enter(start: &Start, line: &Line) -> Result<()> {

@@ -1,4 +1,5 @@
-//! What a process being started tells the agent: its terminal, the listener for its calls, or why it cannot start.
+//! What a child tells the agent: a process being started its terminal, the listener for its calls, or why it cannot
+//! start; one that works for the agent, its answer.
 //!
 //! End-of-file without a failure is success: execve(2) has closed the socket.
 
@@ -18,7 +19,9 @@ use crate::failure::{Code, Failure};
 const TERMINAL: u8 = b'T';
 const SELF_KILLS: u8 = b'K';
 const FAILURE: u8 = b'F';
-const MESSAGE_MAX: usize = 4096;
+const ANSWER: u8 = b'A';
+/// Two paths of the longest kind, and a little more.
+const MESSAGE_MAX: usize = 12 << 10;
 
 /// The agent's end, non-blocking.
 pub struct Listener(OwnedFd);
@@ -31,6 +34,8 @@ pub enum Report {
     Terminal(OwnedFd),
     SelfKills(SelfKills),
     Failure(Failure),
+    /// What a child that works for the agent has found out, as the host gets it.
+    Answer(Vec<u8>),
     Executed,
     NothingYet,
 }
@@ -63,6 +68,7 @@ impl Listener {
             (Some([TERMINAL]), Some(terminal)) => Report::Terminal(terminal),
             (Some([SELF_KILLS]), Some(listener)) => Report::SelfKills(SelfKills::from_descriptor(listener)),
             (Some([FAILURE, text @ ..]), _) => Report::Failure(parse(text)),
+            (Some([ANSWER, payload @ ..]), _) => Report::Answer(payload.to_vec()),
             _ => Report::Executed,
         }
     }
@@ -98,7 +104,15 @@ impl Reporter {
     pub fn failure(&self, failure: &Failure) {
         let text = format!("{}\0{}", failure.code.name(), failure.message);
         let text = text.as_bytes().get(..MESSAGE_MAX - 1).unwrap_or(text.as_bytes());
-        let message = [IoSlice::new(&[FAILURE]), IoSlice::new(text)];
+        self.tell(FAILURE, text);
+    }
+
+    pub fn answer(&self, payload: &[u8]) {
+        self.tell(ANSWER, payload);
+    }
+
+    fn tell(&self, what: u8, bytes: &[u8]) {
+        let message = [IoSlice::new(std::slice::from_ref(&what)), IoSlice::new(bytes)];
         // An agent that is not there to hear it is a guest that has ended.
         let _ = rustix::net::sendmsg(&self.0, &message, &mut SendAncillaryBuffer::default(), SendFlags::NOSIGNAL);
     }

@@ -74,6 +74,7 @@ def container_config(
         memory_swap_bytes=host.memory_swap or None,
         pids_limit=host.pids_limit if host.pids_limit is not None and host.pids_limit > 0 else None,
         disk_bytes=_disk_bytes(host),
+        verify=bool(host.atoll is not None and host.atoll.verify),
         rlimits=tuple(_rlimit(ulimit) for ulimit in host.ulimits or ()),
         cap_add=_capabilities("CapAdd", host.cap_add),
         cap_drop=_capabilities("CapDrop", host.cap_drop),

@@ -160,6 +160,7 @@ def _host_config(config: ContainerConfig) -> Json:
         "ReadonlyRootfs": config.read_only,
         "SecurityOpt": ["no-new-privileges"] if config.no_new_privileges else None,
         "StorageOpt": {"size": str(config.disk_bytes)} if config.disk_bytes is not None else None,
+        "Atoll": {"Verify": config.verify},
         "Tmpfs": dict(config.tmpfs) or None,
         "UTSMode": "",
         "UsernsMode": "",

@@ -96,6 +96,12 @@ class TmpfsOptions(Struct, frozen=True, rename="pascal"):
     mode: int = 0
 
 
+class Extensions(Struct, frozen=True, rename="pascal"):
+    """What Docker does not have."""
+
+    verify: Yes = None
+
+
 class HostConfig(Struct, frozen=True, rename="pascal"):
     """How a container relates to its host. What is typed `Anything` we do not have, and refuse when it is there."""
 
@@ -161,6 +167,7 @@ class HostConfig(Struct, frozen=True, rename="pascal"):
     ulimits: list[Ulimit] | None = None
     masked_paths: Texts = None
     readonly_paths: Texts = None
+    atoll: Extensions | None = None
 
 
 class NetworkingConfig(Struct, frozen=True, rename="pascal"):

@@ -13,6 +13,7 @@ from aiohttp import web
 
 from atoll import __version__
 from atoll.api import (
+    archive,
     archives,
     atoll,
     attach,
@@ -43,6 +44,7 @@ SHUTDOWN_S = 0.5
 _MODULES = (
     system,
     containers,
+    archive,
     attach,
     logs,
     stats,
@@ -58,8 +60,8 @@ _MODULES = (
 )
 _VERSION = re.compile(r"/v(\d+)\.(\d+)/")
 _NOT_YET = re.compile(
-    r"(?:/v[\d.]+)?/(networks|build|commit|swarm|nodes|services|tasks|secrets|configs|plugins|session|"
-    r"distribution|images/search|containers/[^/]+/(?:archive|export|changes|update))"
+    r"(?:/v[\d.]+)?/(networks|build|swarm|nodes|services|tasks|secrets|configs|plugins|session|"
+    r"distribution|images/search|containers/[^/]+/update)"
 )
 # `docker inspect NAME` asks for one after the other, and goes on for as long as it is told that there is no such thing.
 _NONE_OF = re.compile(r"(?:/v[\d.]+)?/(network|volume|node|service|task|secret|config|plugin)s/([^/]+)(?:/json)?$")

@@ -293,3 +293,20 @@ class Kernel(TypedDict, total=False):
     Source: str
     Current: bool
     Digest: str
+
+
+class PathStat(TypedDict):
+    """What a path of a container is; `mode` is Go's `FileMode`."""
+
+    name: str
+    size: int
+    mode: int
+    mtime: str
+    linkTarget: str
+
+
+class Change(TypedDict):
+    """One row of `GET /containers/{id}/changes`; `Kind` 0 is changed, 1 added, 2 deleted."""
+
+    Path: str
+    Kind: int

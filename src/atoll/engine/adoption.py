@@ -58,6 +58,10 @@ async def _adopt(container: Container, services: Services) -> None:
         await end_runtime(runtime)
         _note_end(container, services)
         return
+    if found.is_held:
+        log.info("files of container %s were being worked on when the engine ended: ending its VM", record.name)
+        await end_runtime(runtime)
+        return
     if found.state in _ALIVE and found.started_at is not None:
         log.info("adopting container %s, %s", record.name, found.state.value)
         services.launcher.adopted(record)

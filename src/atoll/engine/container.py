@@ -9,7 +9,7 @@ import asyncio
 import logging
 import signal
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from datetime import UTC, datetime
 
 from msgspec.structs import replace
@@ -24,6 +24,7 @@ from atoll.engine.services import Services
 from atoll.engine.signals import signal_number
 from atoll.engine.sizing import vm_memory_mib
 from atoll.engine.timings import Timings
+from atoll.engine.visit import Visit
 from atoll.engine.waiters import WaitCondition, Waiters
 from atoll.errors import (
     AtollError,
@@ -51,6 +52,7 @@ class Container:
         self._settled.set()
         self._vm_is_gone = asyncio.Event()
         self._vm_is_gone.set()
+        self._visit: Visit | None = None
         self._backoff = Backoff()
         self._restart_timer: asyncio.TimerHandle | None = None
         self._policy_rests = False
@@ -108,8 +110,8 @@ class Container:
 
     async def _launch(self) -> None:
         launcher, timings = self._services.launcher, Timings()
-        await self._vm_is_gone.wait()
-        memory_mib = vm_memory_mib(self.record.config.memory_bytes, self._services.settings)
+        await self._wait_for_disk()
+        memory_mib = self._memory_mib
         report = None
         try:
             async with self._services.admission.start(self.name, memory_mib):
@@ -152,6 +154,17 @@ class Container:
         self._change(state=state, pid=0, error=str(error), exit_code=start_exit_code(error), finished_at=_now())
         if self.record.config.auto_remove and not self._is_being_removed:
             await self._remove()
+
+    async def _wait_for_disk(self) -> None:
+        """Wait until no VM has the container's disk; one that is there for visitors only ends with the last of them."""
+        if self._visit is not None:
+            self._visit.hurry()
+        while not self._vm_is_gone.is_set():
+            await self._vm_is_gone.wait()
+
+    @property
+    def _memory_mib(self) -> int:
+        return vm_memory_mib(self.record.config.memory_bytes, self._services.settings)
 
     def adopt(self, runtime: Runtime, state: ContainerState, pid: int, started_at: datetime | None) -> None:
         """Take over a running container that an earlier engine started."""
@@ -336,9 +349,11 @@ class Container:
                 f'cannot remove container "{self.name}": container is {state}: '
                 "stop the container before removing or force remove"
             )
-        await self._remove(with_volumes=with_volumes)
+        await self._remove(with_volumes=with_volumes, kills_visit=force)
 
-    async def _remove(self, *, waits_for_vm: bool = True, with_volumes: bool = False) -> None:
+    async def _remove(
+        self, *, waits_for_vm: bool = True, with_volumes: bool = False, kills_visit: bool = False
+    ) -> None:
         self._is_being_removed = True
         try:
             self._cancel_restart()
@@ -350,13 +365,15 @@ class Container:
             self._is_being_removed = False
             raise
         services = self._services
+        if self._visit is not None and kills_visit:
+            self._visit.end()
         await services.ahead.forget(self.id)
         services.table.delete(self.id)
         services.registry.remove(self)
         for attachment in self._attachments:
             attachment.refuse()
         if waits_for_vm:
-            await self._vm_is_gone.wait()
+            await self._wait_for_disk()
         await services.remove_files(self.id)
         if with_volumes or self.record.config.auto_remove:
             await services.volumes.forget(mount.name for mount in self.record.config.mounts if mount.is_anonymous)
@@ -404,6 +421,50 @@ class Container:
             if attachment in self._attachments:
                 self._attachments.remove(attachment)
             await attachment.close()
+
+    @asynccontextmanager
+    async def files(self) -> AsyncIterator[Runtime]:
+        """A runtime that works on the container's files while the block lasts, whether it runs or not.
+
+        Raises `Conflict` when it is paused or being removed, and what a start raises.
+        """
+        async with await self._files() as runtime:
+            yield runtime
+
+    async def _files(self) -> AbstractAsyncContextManager[Runtime]:
+        while True:
+            await self._settled.wait()
+            if self._is_being_removed:
+                raise Conflict(f"container {self.name} is being removed")
+            if self.record.has_vm:
+                return nullcontext(self.runtime_for("working on its files"))
+            if self._visit is not None and self._visit.is_open:
+                return self._visit.join()
+            if self._vm_is_gone.is_set():
+                return self._open_visit().join()
+            await self._vm_is_gone.wait()
+
+    def _open_visit(self) -> Visit:
+        visit = self._visit = Visit(self.name, self._launch_for_visit)
+        self._vm_is_gone.clear()
+        self._services.tasks.spawn(self._keep_visit(visit), f"work on the files of container {self.name}")
+        return visit
+
+    async def _launch_for_visit(self) -> Runtime:
+        services = self._services
+        try:
+            async with services.admission.start(self.name, self._memory_mib):
+                return await services.ahead.take(self.id) or await services.launcher.launch(self.record)
+        finally:
+            services.launcher.started(self.record, None)
+
+    async def _keep_visit(self, visit: Visit) -> None:
+        try:
+            await visit.live()
+        finally:
+            self._services.launcher.clean_up(self.record)
+            self._visit = None
+            self._vm_is_gone.set()
 
     def runtime_for(self, purpose: str) -> Runtime:
         """The runtime of a container that runs, for `purpose` (`exec`, `top`); raises `Conflict` otherwise."""

@@ -5,6 +5,8 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
+from msgspec.structs import replace
+
 from atoll.engine.bundle import new_bundle
 from atoll.engine.container import Container
 from atoll.engine.host_paths import prepare_sources
@@ -28,6 +30,11 @@ async def create_container(
     """
     container_id = secrets.token_hex(32)
     config = configure(container_id)
+    if services.settings.verify_images:
+        config = replace(config, verify=True)
+    if config.verify:
+        # What the image is now is what the container will be given, whatever becomes of the files before its start.
+        await content.image_disk(await content.get(config.image_id), verified=True)
     taken = services.registry.reserve(name, container_id)
     made: list[str] = []
     try:

@@ -1,12 +1,25 @@
 """The engine's images: the content store, and what containers and listeners have to do with it."""
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import aclosing
+
+from msgspec.structs import replace
 
 from atoll.engine.container import Container
 from atoll.engine.events import EventBus
 from atoll.engine.registry import Registry
 from atoll.errors import Conflict, NotFound
-from atoll.image import ContentStore, Credentials, Image, Registries, Scheme, log_in
+from atoll.image import (
+    Commit,
+    ContentStore,
+    Credentials,
+    Execution,
+    Image,
+    Registries,
+    Scheme,
+    log_in,
+    merged_execution,
+)
 
 
 class Images:
@@ -46,6 +59,48 @@ class Images:
         image = await self.content.get(reference)
         await self.content.tag(reference, name)
         self.publish("tag", image.id, name)
+
+    async def commit(
+        self,
+        container: Container,
+        *,
+        name: str | None,
+        asked: Execution,
+        author: str,
+        comment: str,
+        changes: Sequence[str],
+        freeze: bool,
+    ) -> Image:
+        """Make an image of what a container has written; with `freeze` its processes stand still while that is read.
+
+        `asked` is how containers of the image run, where that is another way than this one's. Raises `Conflict`,
+        `InvalidRequest`, `OutOfSpace`.
+        """
+        config = container.record.config
+        parent = await self.content.get(config.image_id)
+        own = replace(
+            parent.config.execution,
+            user=config.user,
+            env=config.environment or None,
+            entrypoint=config.entrypoint or None,
+            cmd=config.command or None,
+            working_dir=config.working_dir,
+            on_build=None,
+            labels=config.labels or None,
+            stop_signal=parent.config.execution.stop_signal if config.stop_signal == "SIGTERM" else config.stop_signal,
+            stop_timeout=config.stop_timeout_s,
+        )
+        commit = Commit(
+            execution=merged_execution(asked, own),
+            created_by=" ".join(config.command),
+            author=author,
+            comment=comment,
+            changes=changes,
+        )
+        async with container.files() as runtime, aclosing(runtime.read_changes(freeze=freeze)) as layer:
+            image = await self.content.commit(parent.id, layer, name, commit)
+        container.publish("commit", comment=comment)
+        return image
 
     async def remove(self, reference: str, force: bool) -> list[dict[str, str]]:
         """Remove a name, and the image with its last, which a container's image loses only by `force`.

@@ -14,8 +14,8 @@ from atoll.engine.templates import Templates
 from atoll.engine.vms import VmMaker
 from atoll.engine.volume_use import ContainerDisks, VolumeUse
 from atoll.errors import AtollError
-from atoll.image import ContentStore
-from atoll.model.agent import Extent
+from atoll.image import ComposedDisk, ContentStore
+from atoll.model.agent import Extent, HashTree
 from atoll.model.container import BundleSpec, ExitStatus, VmSpec
 from atoll.model.runtime import StartReport
 from atoll.paths import Paths
@@ -56,15 +56,16 @@ class RuntimeLauncher:
         """
         size = vm_size(record.config, self._settings)
         (kernel, vm), image = await asyncio.gather(self._vms.make(size), self._content.get(record.config.image_id))
-        disk, found = await asyncio.gather(self._content.image_disk(image), self._templates.find(kernel, vm))
+        disk, found = await asyncio.gather(
+            self._content.image_disk(image, verified=record.config.verify), self._templates.find(kernel, vm)
+        )
         run_dir = self._paths.run_dir(record.id)
         shutil.rmtree(run_dir, ignore_errors=True)
         try:
             await self._volume_use.take(record)
             bundle = self._paths.bundle(record.id)
             disks = await asyncio.to_thread(self._volume_use.disks, record, disk, bundle)
-            layers = tuple(Extent(offset, size) for offset, size in disk.extents)
-            config = write_spec(self._spec(record, vm, disks, layers))
+            config = write_spec(self._spec(record, vm, disks, disk))
             if found is not None:
                 self._used[record.id] = found[0]
                 claimed = await self._pool.claim(size, found[0], config, run_dir)
@@ -108,9 +109,7 @@ class RuntimeLauncher:
         """What the last runtime left in the bundle."""
         return read_exit(self._paths.bundle(record.id))
 
-    def _spec(
-        self, record: ContainerRecord, vm: VmSpec, disks: ContainerDisks, layers: tuple[Extent, ...]
-    ) -> BundleSpec:
+    def _spec(self, record: ContainerRecord, vm: VmSpec, disks: ContainerDisks, disk: ComposedDisk) -> BundleSpec:
         config, settings = record.config, self._settings
         bundle = self._paths.bundle(record.id)
         return BundleSpec(
@@ -120,7 +119,8 @@ class RuntimeLauncher:
             config=config,
             bundle=str(bundle),
             image=disks.image,
-            layers=layers,
+            layers=tuple(Extent(offset, size) for offset, size in disk.extents),
+            trees=tuple(HashTree(place=Extent(offset, size), root=root) for offset, size, root in disk.trees),
             volumes=disks.volumes,
             volume_mounts=disks.mounts,
             exports=self._volume_use.exports(record),

@@ -3,12 +3,12 @@
 `launch.py` has the real ones (a process forked by the zygote, reached over its socket); tests put a double here.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import AbstractAsyncContextManager
 from typing import Literal, Protocol
 
 from atoll.engine.record import ContainerRecord
-from atoll.model.agent import Process, ProcessList, Statistics
+from atoll.model.agent import PathStat, Process, ProcessList, Statistics
 from atoll.model.container import ExitStatus
 from atoll.model.runtime import RuntimeState, StartReport
 
@@ -44,6 +44,30 @@ class Runtime(Protocol):
 
     async def start(self) -> RuntimeState:
         """Boot and start the first process; raises `StartFailed` or `VmFailed`."""
+
+    async def hold(self) -> RuntimeState:
+        """Put the container together without running it, for work on its files; raises as `start`."""
+
+    async def release(self) -> None:
+        """End what `hold` began; `wait_gone` tells when its VM is gone."""
+
+    async def stat_path(self, path: str) -> PathStat:
+        """What a path of the container is; raises `NotFound`."""
+
+    def read_archive(self, path: str) -> AsyncGenerator[bytes]:
+        """A path and all below it, as a tar; whoever stops before its end closes the generator, here and below."""
+
+    def read_root(self) -> AsyncGenerator[bytes]:
+        """The whole root as a tar."""
+
+    def changes(self) -> AsyncGenerator[bytes]:
+        """What was changed since the image (`model/agent.py`)."""
+
+    def read_changes(self, *, freeze: bool) -> AsyncGenerator[bytes]:
+        """All that was written, as an image layer's tar."""
+
+    async def write_archive(self, path: str, archive: AsyncIterator[bytes], *, no_overwrite_dir_non_dir: bool) -> None:
+        """Extract a tar into a directory; raises `NotFound`, `InvalidRequest`, and what `archive` raises."""
 
     async def state(self) -> RuntimeState:
         """The state now."""

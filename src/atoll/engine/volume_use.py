@@ -115,13 +115,14 @@ class VolumeUse:
         for name in read:
             _replay_journal(self._volumes.disk(name), record.vm_uid)
         image_disk = image
+        places: dict[str, tuple[int, int]] = {}
         if read:
-            layers = list(image.files.values()) or [image.path]
-            image_disk = glue([*layers, *self._files(read)], FIRST_LAYER_FDSET, bundle / _IMAGE_DISK)
+            parts = list(image.files.values()) or [image.path]
+            image_disk = glue([*parts, *self._files(read)], FIRST_LAYER_FDSET, bundle / _IMAGE_DISK)
+            places |= zip(read, image_disk.extents[len(parts) :], strict=True)
         volumes_disk = glue(self._files(written), _FIRST_VOLUME_FDSET, bundle / _VOLUMES_DISK) if written else None
-        places = dict(zip(read, image_disk.extents[len(image.extents) :], strict=True))
         if volumes_disk is not None:
-            places |= dict(zip(written, volumes_disk.extents, strict=True))
+            places |= zip(written, volumes_disk.extents, strict=True)
         mounts = tuple(
             VolumeMount(
                 target=mount.target,

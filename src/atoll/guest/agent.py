@@ -7,6 +7,7 @@ deadline: generous, because an emulated guest on a busy host is slow, and finite
 import socket
 from collections.abc import Callable
 from types import TracebackType
+from typing import Literal
 
 from msgspec import Raw
 
@@ -16,17 +17,29 @@ from atoll.model.agent import (
     Exec,
     Exited,
     Hello,
+    PathStat,
     ProcessList,
     Profile,
+    ReadArchive,
+    ReadChanges,
+    ReadStream,
     Resize,
     Signal,
     Start,
     Started,
     Statistics,
+    StatPath,
+    WriteArchive,
 )
 
 _ANSWER_S = 30.0
 _START_S = 120.0
+# A lookup may wait for a disk that others keep busy.
+_FILES_S = 60.0
+
+FileMethod = Literal["read_archive", "write_archive", "read_root", "changes", "read_changes"]
+FileWork = ReadArchive | WriteArchive | ReadStream | ReadChanges
+"""What `FileMethod`s take."""
 
 
 class Agent:
@@ -101,6 +114,14 @@ class Agent:
     async def statistics(self) -> Statistics:
         """The container's and the guest's use of resources."""
         return await self.connection.call("statistics", None, Statistics, _ANSWER_S)
+
+    async def stat_path(self, request: StatPath) -> PathStat:
+        """What a path of the container is; raises `NotFound`, `InvalidRequest`."""
+        return await self.connection.call("stat_path", request, PathStat, _FILES_S)
+
+    async def work_on_files(self, method: FileMethod, request: FileWork) -> None:
+        """Have files moved over the stream that `request` names; returns when that is done, however long it takes."""
+        await self.connection.call(method, request, None, None)
 
     async def poweroff(self, deadline_s: float) -> None:
         """Have the disks unmounted and the guest powered off; raises `AgentFailed` when it does not answer in time."""

@@ -11,7 +11,7 @@ import time
 from atoll.errors import InvalidRequest
 from atoll.guest.capabilities import capabilities
 from atoll.guest.identity_files import identity_files
-from atoll.model.agent import Disk, Exec, Extent, Limits, Mount, Process, Profile, Rlimit, Root, Start, Stdio
+from atoll.model.agent import Disk, Exec, Extent, HashTree, Limits, Mount, Process, Profile, Rlimit, Root, Start, Stdio
 from atoll.model.container import ContainerConfig
 from atoll.model.runtime import ExecStart
 
@@ -55,15 +55,18 @@ def start_request(
     *,
     id: str,
     layers: tuple[Extent, ...],
+    trees: tuple[HashTree, ...] = (),
     image: Disk,
     writable: Disk | None,
     stdio: Stdio,
     mounts: tuple[Mount, ...] = (),
     growth_mib: int = 0,
+    hold: bool = False,
 ) -> Start:
     """The request that starts a container, here and now: it carries the time, and randomness for this start alone.
 
-    `growth_mib` of memory are on their way to the guest. Raises `InvalidRequest` for what nobody could carry out.
+    `growth_mib` of memory are on their way to the guest. With `hold` nothing of it runs. Raises `InvalidRequest` for
+    what nobody could carry out.
     """
     return Start(
         hostname=config.hostname,
@@ -71,13 +74,14 @@ def start_request(
         entropy=os.urandom(_ENTROPY_BYTES),
         clock_ns=time.time_ns(),
         growth_bytes=growth_mib << 20,
-        root=Root(image=image, layers=layers, writable=writable, read_only=config.read_only),
+        root=Root(image=image, layers=layers, trees=trees, writable=writable, read_only=config.read_only),
         mounts=mounts,
         files=_without_mounted(identity_files(config, id), mounts),
         sysctls=_SYSCTLS | config.sysctls,
         limits=limits(config),
         profile=profile(config),
         init=config.init,
+        hold=hold,
         process=Process(
             arguments=_arguments(config.entrypoint + config.command),
             environment=environment(config, terminal=config.terminal),

@@ -1,10 +1,12 @@
 """Images: references, content, layers and the disks that VMs see of them."""
 
 from atoll.image.check import Checked, Finding
+from atoll.image.commit import Commit, merged_execution
 from atoll.image.disk import ComposedDisk, glue
 from atoll.image.image import Image, Layer
 from atoll.image.layer import write_layer
 from atoll.image.limits import Limits
+from atoll.image.oci import Execution
 from atoll.image.reference import Reference, registry_domain
 from atoll.image.registry import ANONYMOUS, DOCKERS_CERTIFICATES, Credentials, Patience, Registries, Scheme, log_in
 from atoll.image.save import ArchiveFormat
@@ -17,9 +19,11 @@ __all__ = [
     "DOCKERS_CERTIFICATES",
     "ArchiveFormat",
     "Checked",
+    "Commit",
     "ComposedDisk",
     "ContentStore",
     "Credentials",
+    "Execution",
     "Finding",
     "Image",
     "Layer",
@@ -32,6 +36,7 @@ __all__ = [
     "glue",
     "log_in",
     "make_writable_disk",
+    "merged_execution",
     "registry_domain",
     "write_layer",
 ]

@@ -3,6 +3,7 @@
 Layers are whole MiBs long, so each begins where the one before it ends. There is no partition table: a guest is told
 where the layers are. One layer is a disk as it is; more are glued by a VMDK descriptor, by names for descriptors that
 QEMU was handed (`/dev/fdset/N`): https://github.com/qemu/qemu/blob/master/block/vmdk.c.
+The hash trees of layers that are to be verified follow behind the last layer.
 """
 
 import hashlib
@@ -28,26 +29,38 @@ _MIB = 1 << 20
 class ComposedDisk:
     """What to open, in which format. `files` are the parts of a VMDK, by the number of the fdset that it names.
 
-    `extents` are offset and size in bytes of each layer, bottom first.
+    `extents` are offset and size in bytes of each layer, bottom first; `trees` are those of the layers' hash trees, and
+    the roots of these: of all layers or of none.
     """
 
     path: Path
     format: Literal["raw", "vmdk"]
     extents: tuple[tuple[int, int], ...]
     files: dict[int, Path] = field(default_factory=dict, hash=False)
+    trees: tuple[tuple[int, int, bytes], ...] = ()
+
+
+@dataclass(frozen=True)
+class HashTree:
+    """The file that verifies a layer, and what verifies the file (`image/verity.py`)."""
+
+    file: Path
+    root: bytes
 
 
 @dataclass(frozen=True)
 class DiskLayer:
-    """One part to be."""
+    """One part to be, or two, with a `tree`."""
 
     diff_id: str
     squashfs: Path
+    tree: HashTree | None = None
 
 
-def disk_key(diff_ids: Sequence[str]) -> str:
-    """The name of the disk of these layers: images with the same layers share it."""
-    return hashlib.sha256("\n".join(diff_ids).encode()).hexdigest()
+def disk_key(diff_ids: Sequence[str], *, verified: bool = False) -> str:
+    """The name of the disk of these layers, with their trees or without: images with the same layers share it."""
+    key = hashlib.sha256("\n".join(diff_ids).encode()).hexdigest()
+    return f"{key}-verified" if verified else key
 
 
 def compose_disk(layers: Sequence[DiskLayer], directory: Path, ingest: Path) -> ComposedDisk:
@@ -63,17 +76,22 @@ def compose_disk(layers: Sequence[DiskLayer], directory: Path, ingest: Path) -> 
     for number, size in enumerate(sizes):
         if size % _MIB:
             raise InvalidRequest(f"layer {number} was damaged on disk: remove the image, then load or pull it again")
-    extents = tuple(zip(accumulate(sizes, initial=0), sizes, strict=False))
-    if len(layers) == 1:
-        return ComposedDisk(layers[0].squashfs, "raw", extents)
+    trees = [layer.tree for layer in layers if layer.tree is not None]
+    parts = [*(layer.squashfs for layer in layers), *(tree.file for tree in trees)]
+    sizes += [tree.file.stat().st_size for tree in trees]
+    places = tuple(zip(accumulate(sizes, initial=0), sizes, strict=False))
+    extents = places[: len(layers)]
+    if len(parts) == 1:
+        return ComposedDisk(parts[0], "raw", extents)
+    verified = tuple((*place, tree.root) for place, tree in zip(places[len(layers) :], trees, strict=True))
     descriptor = directory / DESCRIPTOR
-    files = {FIRST_LAYER_FDSET + number: layer.squashfs for number, layer in enumerate(layers)}
+    files = {FIRST_LAYER_FDSET + number: part for number, part in enumerate(parts)}
     if not descriptor.exists():
         directory.mkdir(parents=True, exist_ok=True)
         with new_file(ingest) as new:
             write_fully(new.file, disk_descriptor(sizes))
             new.keep_as(descriptor)
-    return ComposedDisk(descriptor, "vmdk", extents, files)
+    return ComposedDisk(descriptor, "vmdk", extents, files, verified)
 
 
 def disk_descriptor(sizes: Sequence[int]) -> bytes:

@@ -15,15 +15,19 @@ from atoll.image.blobs import BlobStore
 from atoll.image.catalog import Catalog
 from atoll.image.disk import disk_key
 from atoll.image.layers import LayerStore
+from atoll.image.verity import TreeStore
 
 
 class Garbage:
     """Files of the store that the catalog does not name; `disks` holds composed disks."""
 
-    def __init__(self, catalog: Catalog, blobs: BlobStore, layers: LayerStore, disks: Path, ingest: Path) -> None:
+    def __init__(
+        self, catalog: Catalog, blobs: BlobStore, layers: LayerStore, trees: TreeStore, disks: Path, ingest: Path
+    ) -> None:
         self._catalog = catalog
         self._blobs = blobs
         self._layers = layers
+        self._trees = trees
         self._disks = disks
         self._ingest = ingest
         self._under_way = 0
@@ -55,15 +59,17 @@ class Garbage:
     def sweep(self) -> None:
         """Remove all of it, before anything is under way: what a crash has left. Blocks."""
         self._catalog.make_durable()
+        self._trees.forget_all_but(self._catalog.live().layers)
         if trash := self._put_aside(self.find()):
             shutil.rmtree(trash)
 
     def find(self) -> set[Path]:
         """The files that no image needs now."""
         live = self._catalog.live()
-        disks = {disk_key(diff_ids) for diff_ids in live.disks}
+        disks = {disk_key(diff_ids, verified=verified) for diff_ids in live.disks for verified in (False, True)}
         found = {self._layers.path(diff_id) for diff_id in self._layers.diff_ids() if diff_id not in live.layers}
         found |= {self._blobs.path(digest) for digest in self._blobs.digests() if digest not in live.blobs}
+        found |= set(self._trees.all_but(live.layers))
         return found | {directory for directory in self._disks.iterdir() if directory.name not in disks}
 
     async def _collect(self) -> None:
@@ -72,6 +78,7 @@ class Garbage:
         if self._under_way:
             return  # whoever is last comes by here again
         self._is_expected = False
+        self._trees.forget_all_but(self._catalog.live().layers)
         # What became garbage since is somebody else's to collect: its end is not durable yet.
         if trash := self._put_aside(found & self.find()):
             await asyncio.to_thread(shutil.rmtree, trash)

@@ -1,7 +1,7 @@
 """Layers that are here as a plain tar only, packed for a registry.
 
 Imported and committed layers are such. They are packed while they are pushed and not kept so; the digest of the outcome
-is, and a registry that has it already is sent nothing. docs/adr/0009-pushed-layers.md has the reasons and figures.
+is, and a registry that has it already is sent nothing. docs/adr/0011-pushed-layers.md has the reasons and figures.
 """
 
 import hashlib

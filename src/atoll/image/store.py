@@ -18,6 +18,7 @@ from atoll.image.archive import ArchivedImage, read_archive
 from atoll.image.blobs import BlobStore
 from atoll.image.catalog import Catalog
 from atoll.image.check import Check, Checked, Finding
+from atoll.image.commit import Commit, committed_config
 from atoll.image.disk import ComposedDisk, DiskLayer, compose_disk, disk_key
 from atoll.image.download import ChunksFrom, Downloads
 from atoll.image.durable import sync_file
@@ -41,6 +42,7 @@ from atoll.image.rootfs import check_changes, imported_config, store_layer
 from atoll.image.save import ArchiveFormat, archive_chunks
 from atoll.image.tarstream import Source
 from atoll.image.usage import Usage
+from atoll.image.verity import TreeStore
 from atoll.image.writable import VOLUME_DIRECTORIES, make_writable_disk
 from atoll.store.database import Database
 
@@ -75,6 +77,7 @@ class ContentStore:
         sync_file(root)
         self._blobs = BlobStore(root / "blobs", self._ingest)
         self._layers = LayerStore(root / "layers", self._ingest)
+        self._trees = TreeStore(root / "verity", self._ingest, database)
         self._downloads = Downloads(root / "partial", self._blobs, self._layers, limits)
         self._catalog = Catalog(database)
         self._names = Names(self._catalog)
@@ -84,7 +87,7 @@ class ContentStore:
         self._configs: dict[str, ImageConfig] = {}
         self._making: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._converting = asyncio.Semaphore(_CONVERSIONS)
-        self._garbage = Garbage(self._catalog, self._blobs, self._layers, self._disks, self._ingest)
+        self._garbage = Garbage(self._catalog, self._blobs, self._layers, self._trees, self._disks, self._ingest)
         self._garbage.sweep()
 
     async def load(self, chunks: AsyncIterator[bytes]) -> list[str]:
@@ -153,6 +156,28 @@ class ContentStore:
                 layer_blobs=((layer.diff_id, layer.blob),),
                 names=names,
             )
+        return self._image(image_id)
+
+    async def commit(
+        self, parent_id: str, chunks: AsyncIterator[bytes], reference: str | None, commit: Commit
+    ) -> Image:
+        """Make an image of another one and the tar of a layer above it; raises `NotFound`, and as `import_`."""
+        names = [name_to_give(reference)] if reference else []
+        check_changes(commit.changes)
+        parent = self._image(parent_id).config
+        async with self._garbage.busy():
+            layer = await consume(chunks, lambda source: store_layer(source, self._blobs, self._layers, self._limits))
+            config, diff_ids = committed_config(parent, layer, commit)
+            image_id = await asyncio.to_thread(self._blobs.add, config)
+            await self._enter(
+                image_id,
+                diff_ids=diff_ids,
+                documents=(image_id,),
+                layer_blobs=((layer.diff_id, layer.blob),) if layer.entries else (),
+                names=names,
+            )
+            if not layer.entries:
+                self._garbage.expect()
         return self._image(image_id)
 
     async def pull(
@@ -333,18 +358,29 @@ class ContentStore:
                     self._catalog.unname(known)
         return removed
 
-    async def image_disk(self, image: Image) -> ComposedDisk:
-        """The disk that shows the image's layers as partitions, composed when it is wanted first.
+    async def image_disk(self, image: Image, *, verified: bool = False) -> ComposedDisk:
+        """The disk of the image's layers, composed when it is wanted first; `verified`: with their hash trees.
 
         Raises `NotFound` when a layer is gone, `InvalidRequest` and `Unsupported` for images that cannot run.
         """
-        layers = [DiskLayer(layer.diff_id, layer.squashfs) for layer in image.layers]
-        for layer in layers:
+        for layer in image.layers:
             if not layer.squashfs.exists():
                 raise NotFound(f"layer {layer.diff_id} is not in the content store: load or pull the image again")
-        directory = self._disks / disk_key([layer.diff_id for layer in layers])
+        directory = self._disks / disk_key([layer.diff_id for layer in image.layers], verified=verified)
+
+        def compose() -> ComposedDisk:
+            layers = [
+                DiskLayer(
+                    layer.diff_id,
+                    layer.squashfs,
+                    self._trees.tree(layer.diff_id, layer.squashfs) if verified else None,
+                )
+                for layer in image.layers
+            ]
+            return compose_disk(layers, directory, self._ingest)
+
         async with self._garbage.busy():
-            return await asyncio.to_thread(compose_disk, layers, directory, self._ingest)
+            return await asyncio.to_thread(compose)
 
     async def writable_disk(self, path: Path, size_bytes: int) -> None:
         """Make a container's empty writable layer at `path`; raises as `make_writable_disk` does."""

@@ -4,6 +4,7 @@
     /dev/console     what the kernel gives PID 1 as its standard files
     /modules/*.ko    uncompressed, for finit_module(2)
     /modules/order   their names, one a line, a module after what it depends on
+    /modules/on-demand    the same of those that are not loaded at boot
     /dev /proc /sys /run /tmp    empty
 
 It is not compressed: under emulation the guest would pay for that at each boot. The format is described in the
@@ -33,22 +34,26 @@ class Entry:
 
 @dataclass(frozen=True)
 class LoadedModule:
-    """A module as the agent loads it: its file name (`virtio_pci.ko`) and its uncompressed bytes."""
+    """A module as the agent loads it, at boot or `on_demand`: file name (`virtio_pci.ko`) and uncompressed bytes."""
 
     file_name: str
     data: bytes
+    on_demand: bool = False
 
 
 def write_initramfs(stream: BinaryIO, agent: bytes, modules: Iterable[LoadedModule]) -> None:
     """Write the archive to `stream`; `modules` in the order in which the agent shall load them."""
     modules = tuple(modules)
-    order = "".join(f"{module.file_name}\n" for module in modules)
+    order, on_demand = (
+        "".join(f"{module.file_name}\n" for module in modules if module.on_demand == later) for later in (False, True)
+    )
     entries = [
         *(Entry(name, stat.S_IFDIR | 0o755) for name in _DIRECTORIES),
         Entry("dev/console", stat.S_IFCHR | 0o600, device=_CONSOLE),
         Entry("init", stat.S_IFREG | 0o755, agent),
         *(Entry(f"modules/{module.file_name}", stat.S_IFREG | 0o644, module.data) for module in modules),
         Entry("modules/order", stat.S_IFREG | 0o644, order.encode()),
+        Entry("modules/on-demand", stat.S_IFREG | 0o644, on_demand.encode()),
     ]
     write_archive(stream, entries)
 

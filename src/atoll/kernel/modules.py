@@ -11,7 +11,7 @@ import struct
 import sys
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from atoll.errors import InvalidRequest, Unavailable
@@ -41,6 +41,9 @@ OPTIONAL = (
     "fuse",  # for host directories alone: the agent says so when it is missing
 )
 """Taken when the kernel has them."""
+
+ON_DEMAND = ("dm_verity",)
+"""Taken, too, but loaded when they are needed, or when a template is made: 100 ms and more, which a cold boot saves."""
 
 _DECOMPRESSORS: Mapping[str, Callable[[bytes], bytes]] = {
     ".ko": bytes,
@@ -77,7 +80,12 @@ class ModuleTree:
         builtin = frozenset(_name_of(Path(line).name) for line in listed.split())
         return cls(version=directory.name, files=files, builtin=builtin)
 
-    def load(self, required: Iterable[str] = REQUIRED, optional: Iterable[str] = OPTIONAL) -> tuple[LoadedModule, ...]:
+    def load(
+        self,
+        required: Iterable[str] = REQUIRED,
+        optional: Iterable[str] = OPTIONAL,
+        on_demand: Iterable[str] = ON_DEMAND,
+    ) -> tuple[LoadedModule, ...]:
         """The modules to load, a module after its dependencies, without what is built in.
 
         Raises `Unavailable` naming the module that is neither a file nor built in.
@@ -88,7 +96,12 @@ class ModuleTree:
         for name in optional:
             if name in self.files:
                 self._visit(name, (), loaded)
-        return tuple(loaded.values())
+        at_boot = tuple(loaded.values())
+        for name in on_demand:
+            if name in self.files:
+                self._visit(name, (), loaded)
+        later = tuple(loaded.values())[len(at_boot) :]
+        return (*at_boot, *(replace(module, on_demand=True) for module in later))
 
     def _visit(self, name: str, dependents: tuple[str, ...], loaded: dict[str, LoadedModule]) -> None:
         if name in loaded or name in self.builtin or name in dependents:

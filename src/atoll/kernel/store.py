@@ -59,6 +59,7 @@ class _Record(msgspec.Struct, frozen=True, kw_only=True):
     source: str
     digest: str
     modules: tuple[str, ...]
+    on_demand: tuple[str, ...] = ()
 
 
 class KernelStore:
@@ -138,7 +139,11 @@ class KernelStore:
         loaded = () if modules is None else _tree(modules, boot.version).load()
         digest = _digest(boot.data, loaded)
         record = _Record(
-            version=boot.version, source=source, digest=digest, modules=tuple(module.file_name for module in loaded)
+            version=boot.version,
+            source=source,
+            digest=digest,
+            modules=tuple(module.file_name for module in loaded),
+            on_demand=tuple(module.file_name for module in loaded if module.on_demand),
         )
         with self._scratch() as scratch:
             new = scratch / "kernel"
@@ -212,7 +217,10 @@ def _tree(modules: Path, version: str) -> ModuleTree:
 
 
 def _make_initramfs(directory: Path, record: _Record, agent: bytes, initramfs: Path) -> None:
-    modules = [LoadedModule(name, (directory / "modules" / name).read_bytes()) for name in record.modules]
+    modules = [
+        LoadedModule(name, (directory / "modules" / name).read_bytes(), name in record.on_demand)
+        for name in record.modules
+    ]
     stale = set(directory.glob("initramfs-*"))
     descriptor, name = tempfile.mkstemp(prefix=_TEMPORARY, dir=directory)
     try:
@@ -239,6 +247,7 @@ def _digest(image: bytes, modules: tuple[LoadedModule, ...]) -> str:
     digest = hashlib.sha256(image)
     for module in modules:
         digest.update(module.file_name.encode() + b"\0" + hashlib.sha256(module.data).digest())
+        digest.update(b"later" if module.on_demand else b"")
     return digest.hexdigest()
 
 

@@ -30,15 +30,27 @@ class Extent(Struct, frozen=True):
     size_bytes: int
 
 
+class HashTree(Struct, frozen=True, kw_only=True):
+    """What verifies a layer: its dm-verity tree (format 1, SHA-256, blocks of 4096 bytes, no salt) on the same disk.
+
+    `root` is the digest of the tree's top block: whoever changes layer and tree cannot change that.
+    """
+
+    place: Extent
+    root: bytes
+
+
 class Root(Struct, frozen=True, kw_only=True):
     """The container's root: image layers at their places on `image`, bottom first, under `writable`.
 
+    With `trees`, one for each layer, what is read of a layer is what it was, or an I/O error.
     `writable` is an ext4 disk; without it the root is the image alone (`--read-only`).
     With `read_only` the assembled root is mounted read-only even when `writable` is there.
     """
 
     image: Disk
     layers: tuple[Extent, ...]
+    trees: tuple[HashTree, ...] = ()
     writable: Disk | None = None
     read_only: bool = False
 
@@ -125,6 +137,7 @@ class Start(Struct, frozen=True, kw_only=True):
     bind-mounting files of a tmpfs, so that the image and the writable layer stay as they are.
     `entropy` is mixed into the guest's RNG and a reseed forced before anything of the container runs.
     `growth_bytes` of memory are being added to what the guest was booted with: the process starts when they are there.
+    With `hold` everything is put together and the process does not run: the files can be worked on.
     """
 
     hostname: str
@@ -139,6 +152,7 @@ class Start(Struct, frozen=True, kw_only=True):
     limits: Limits = Limits()
     profile: "Profile"
     init: bool = False
+    hold: bool = False
     process: Process
 
 
@@ -237,6 +251,69 @@ class Statistics(Struct, frozen=True, kw_only=True):
     oom_kills: int
 
 
+class StatPath(Struct, frozen=True, kw_only=True):
+    """Request `stat_path`: what `path`, from the container's root on, is. Result: `PathStat`.
+
+    With a slash or `/.` at its end, a symbolic link is followed.
+    """
+
+    path: str
+
+
+class PathStat(Struct, frozen=True, kw_only=True):
+    """Docker's description of a path; `mode` is Go's `FileMode`, `link_target` where a symbolic link ends up."""
+
+    name: str
+    size_bytes: int
+    mode: int
+    mtime_s: int
+    mtime_ns: int
+    link_target: str = ""
+
+    @property
+    def is_directory(self) -> bool:
+        """Whether it is a directory itself."""
+        return bool(self.mode & 1 << 31)
+
+
+class ReadArchive(Struct, frozen=True, kw_only=True):
+    """Request `read_archive`: `path`, and all below it, as a tar on `stream`. Result: nil, when all of it is sent."""
+
+    path: str
+    stream: int
+
+
+class WriteArchive(Struct, frozen=True, kw_only=True):
+    """Request `write_archive`: the tar on `stream` is extracted into the directory `path`. Result: nil, when it is.
+
+    With `no_overwrite_dir_non_dir` a directory never takes the place of anything else, nor anything else that of one.
+    """
+
+    path: str
+    stream: int
+    no_overwrite_dir_non_dir: bool = False
+
+
+class ReadStream(Struct, frozen=True, kw_only=True):
+    """Requests `read_root` and `changes`, with their result on `stream`. Result: nil, when all of it is sent.
+
+    `read_root` is the whole root as a tar, without what is mounted in it. `changes` is a letter (C, A, D) and a path
+    that ends with a zero byte for each thing changed, added or deleted since the image.
+    """
+
+    stream: int
+
+
+class ReadChanges(Struct, frozen=True, kw_only=True):
+    """Request `read_changes`: all that was written, as an image layer's tar on `stream`. Result: nil, when it is sent.
+
+    With `freeze` the container's processes stand still meanwhile.
+    """
+
+    stream: int
+    freeze: bool = False
+
+
 class Exited(Struct, frozen=True, kw_only=True):
     """Event `exited`, sent after the last byte of the process's output and its end-of-file frames.
 
@@ -260,4 +337,10 @@ Method = Literal[
     "poweroff",
     "prepare_template",
     "forget",
+    "stat_path",
+    "read_archive",
+    "write_archive",
+    "read_root",
+    "changes",
+    "read_changes",
 ]

@@ -6,7 +6,7 @@ from typing import Literal
 
 from msgspec import Struct
 
-from atoll.model.agent import Extent, Rlimit, Terminal
+from atoll.model.agent import Extent, HashTree, Rlimit, Terminal
 
 
 class MountPoint(Struct, frozen=True, kw_only=True):
@@ -91,6 +91,7 @@ class ContainerConfig(Struct, frozen=True, kw_only=True):
     memory_swap_bytes: int | None = None
     pids_limit: int | None = None
     disk_bytes: int | None = None
+    verify: bool = False
     rlimits: tuple[Rlimit, ...] = ()
     cap_add: tuple[str, ...] = ()
     cap_drop: tuple[str, ...] = ()
@@ -181,7 +182,8 @@ class BundleSpec(VmSpec, frozen=True, kw_only=True):
     """`config.json` of a bundle: all that a runtime needs to start its container, and nothing else.
 
     Paths are absolute. `image` is the composed disk with the image's layers, `layers` are their places on it, bottom
-    first, `volumes` the disk of the volumes that it may write; read-only ones are on the image's.
+    first, `trees` what verifies them, if anything does; `volumes` is the disk of the volumes that it may write: those
+    that it reads only are on the image's.
     """
 
     id: str
@@ -190,6 +192,7 @@ class BundleSpec(VmSpec, frozen=True, kw_only=True):
     bundle: str
     image: DiskFiles
     layers: tuple[Extent, ...]
+    trees: tuple[HashTree, ...] = ()
     writable_disk: str | None
     volumes: DiskFiles | None = None
     volume_mounts: tuple[VolumeMount, ...] = ()

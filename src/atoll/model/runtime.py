@@ -1,7 +1,11 @@
 """What engine and runtime say to each other, over the same frames as host and agent (`docs/protocol.md`).
 
-Requests `start`, `pause`, `resume`, `processes`, `statistics`, `state` and `wait` take no parameters;
-`signal`, `resize` take the agent's structs, which the runtime passes on after checking its state.
+Requests `start`, `hold`, `release`, `pause`, `resume`, `processes`, `statistics`, `state` and `wait` take no
+parameters; `signal`, `resize` and work on files (`stat_path`, `read_archive`, ...) take the agent's structs, which the
+runtime passes on after checking its state, streams included.
+
+`hold` instead of `start` puts the container together without running it, so that its files can be worked on; its
+result is that of `start`. `release` ends that; its result is nil.
 """
 
 from datetime import datetime
@@ -30,12 +34,16 @@ class StartReport(Struct, frozen=True, kw_only=True):
 
 
 class RuntimeState(Struct, frozen=True, kw_only=True):
-    """Result of `start` and `state`; `pid` is QEMU's, on the host. `report` comes once it has started."""
+    """Result of `start`, `hold` and `state`; `pid` is QEMU's, on the host. `report` comes once it has started.
+
+    `is_held`: it was asked to `hold`, and is nobody's running container.
+    """
 
     state: ContainerState
     pid: int
     started_at: datetime | None = None
     report: StartReport | None = None
+    is_held: bool = False
 
 
 class Claim(Struct, frozen=True, kw_only=True):
@@ -61,6 +69,15 @@ class Attach(Struct, frozen=True, kw_only=True):
 
     stdio: Stdio
     close_stdin: bool = False
+
+
+class TakeStream(Struct, frozen=True, kw_only=True):
+    """Request `take_stream`: what the engine sends on it is for the request that names it next. Result: nil.
+
+    A stream that begins before its request is under way would lose what comes first.
+    """
+
+    stream: int
 
 
 class ExecStart(Struct, frozen=True, kw_only=True):

@@ -4,23 +4,38 @@ One connection carries everything that an engine has to do with one container: a
 sessions at once. A connection that is lost raises `AgentFailed` (a `VmFailed`) in everybody who uses it.
 """
 
+import asyncio
 import os
 import signal
 import socket
 import struct
-from collections.abc import AsyncIterator, Awaitable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Literal
 
-from msgspec import Raw
+from msgspec import Raw, Struct
 from msgspec.structs import replace
 
-from atoll.channel import Connection, StreamsReader, StreamWriter, decode
+from atoll.channel import Connection, StreamsReader, StreamStopped, StreamWriter, decode
 from atoll.errors import Conflict, Unavailable, VmFailed
-from atoll.model.agent import Process, ProcessList, Resize, Signal, Started, Statistics, Stdio
+from atoll.model.agent import (
+    PathStat,
+    Process,
+    ProcessList,
+    ReadArchive,
+    ReadChanges,
+    ReadStream,
+    Resize,
+    Signal,
+    Started,
+    Statistics,
+    StatPath,
+    Stdio,
+    WriteArchive,
+)
 from atoll.model.container import ExitStatus
-from atoll.model.runtime import Attach, Claim, ExecExit, ExecStart, ExecWait, RuntimeState, Stop, WaitLog
+from atoll.model.runtime import Attach, Claim, ExecExit, ExecStart, ExecWait, RuntimeState, Stop, TakeStream, WaitLog
 from atoll.runtime.address import connect
 
 Output = tuple[Literal["stdout", "stderr"], bytes]
@@ -112,6 +127,14 @@ class RuntimeClient:
         """Start the first process, once the VM is up; raises `StartFailed` or `VmFailed`."""
         return await self._connection.call("start", None, RuntimeState, None)
 
+    async def hold(self) -> RuntimeState:
+        """Put the container together without running it; raises `StartFailed` or `VmFailed`."""
+        return await self._connection.call("hold", None, RuntimeState, None)
+
+    async def release(self) -> None:
+        """End what `hold` began; the VM is gone when the runtime is."""
+        await self._connection.call("release", None, None, _SOON_S)
+
     async def state(self) -> RuntimeState:
         """The state now."""
         return await self._connection.call("state", None, RuntimeState, _SOON_S)
@@ -171,6 +194,56 @@ class RuntimeClient:
         """Wait for the end of an exec; its exit code."""
         return (await self._connection.call("exec_wait", ExecWait(id=exec_id), ExecExit, None)).code
 
+    async def stat_path(self, path: str) -> PathStat:
+        """What a path of the container is; raises `NotFound`."""
+        return await self._connection.call("stat_path", StatPath(path=path), PathStat, None)
+
+    def read_archive(self, path: str) -> AsyncGenerator[bytes]:
+        """A path of the container and all below it, as a tar."""
+        return self._read("read_archive", lambda stream: ReadArchive(path=path, stream=stream))
+
+    def read_root(self) -> AsyncGenerator[bytes]:
+        """The whole root as a tar."""
+        return self._read("read_root", lambda stream: ReadStream(stream=stream))
+
+    def changes(self) -> AsyncGenerator[bytes]:
+        """What was changed since the image, as `model/agent.py` has it."""
+        return self._read("changes", lambda stream: ReadStream(stream=stream))
+
+    def read_changes(self, *, freeze: bool) -> AsyncGenerator[bytes]:
+        """All that was written, as an image layer's tar; with `freeze` the processes stand still meanwhile."""
+        return self._read("read_changes", lambda stream: ReadChanges(stream=stream, freeze=freeze))
+
+    async def write_archive(self, path: str, archive: AsyncIterator[bytes], *, no_overwrite_dir_non_dir: bool) -> None:
+        """Extract a tar into a directory; raises `NotFound`, `InvalidRequest`, and what `archive` raises."""
+        writer = self._connection.open_writer()
+        await self._connection.call("take_stream", TakeStream(stream=writer.stream), None, _SOON_S)
+        asked = WriteArchive(path=path, stream=writer.stream, no_overwrite_dir_non_dir=no_overwrite_dir_non_dir)
+        work = asyncio.ensure_future(self._connection.call("write_archive", asked, None, None))
+        sending = asyncio.ensure_future(_send(archive, writer))
+        try:
+            await asyncio.wait((work, sending), return_when=asyncio.FIRST_COMPLETED)
+            if sending.done():
+                sending.result()
+            await work
+        finally:
+            await _end(work, sending)
+            writer.end()
+
+    async def _read(self, method: str, request: Callable[[int], Struct]) -> AsyncGenerator[bytes]:
+        """What a request brings over a stream; whoever stops before its end closes the generator."""
+        reader = self._connection.open_reader()
+        work = asyncio.ensure_future(self._connection.call(method, request(reader.stream), None, None))
+        # A request that is refused brings nothing, not even an end.
+        work.add_done_callback(lambda work: reader.stop() if work.cancelled() or work.exception() else None)
+        try:
+            async for data in reader:
+                yield data
+            await work
+        finally:
+            reader.stop()
+            await _end(work)
+
     @asynccontextmanager
     async def attach(self, *, stdin: bool, stdout: bool, stderr: bool, close_stdin: bool) -> AsyncIterator[Session]:
         """The first process's streams from now on, also before `start`; leaving the block detaches.
@@ -210,3 +283,16 @@ class RuntimeClient:
         outputs = [stream for stream in (stdio.stdout, stdio.stderr) if stream is not None]
         reader = self._connection.open_readers(*outputs) if outputs else None
         return Session(writer, reader, stdio), stdio
+
+
+async def _send(archive: AsyncIterator[bytes], writer: StreamWriter) -> None:
+    with suppress(StreamStopped):  # why it takes no more, its answer says
+        async for data in archive:
+            await writer.write(data)
+    writer.end()
+
+
+async def _end(*tasks: "asyncio.Future[None]") -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

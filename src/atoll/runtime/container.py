@@ -6,6 +6,7 @@ tasks that send their outcome as the next message. So no request waits behind an
 
     created --start--> starting --started--> running <--pause, resume--> paused
        any of them --stop--> stopping;    the process's end --> exited;    the VM's or the agent's failure --> dead
+    created --hold--> created, its files at hand and nothing running --release--> exited, of which no record is kept
 
 The exit is recorded (`exit.json`) and told as soon as all output is logged; the VM is taken down after that.
 """
@@ -65,6 +66,7 @@ class Container:
         self._started_at: datetime | None = None
         self._report: StartReport | None = None
         self._has_process = asyncio.Event()
+        self._is_held = False
         self._stopped_by_user = False
         self._stops: list[asyncio.Task[None]] = []
         self._ended: asyncio.Future[ExitStatus] = asyncio.get_running_loop().create_future()
@@ -92,6 +94,7 @@ class Container:
             pid=self._vm.machine.pid if self._vm else 0,
             started_at=self._started_at,
             report=self._report,
+            is_held=self._is_held,
         )
 
     @property
@@ -102,6 +105,14 @@ class Container:
     async def start(self) -> RuntimeState:
         """Start the first process once the VM is up; raises `StartFailed`, `VmFailed`, `NotModified` or `Conflict`."""
         return await self._inbox.ask(self._start)
+
+    async def hold(self) -> RuntimeState:
+        """Put all together and run nothing, for work on its files; raises as `start`."""
+        return await self._inbox.ask(self._hold)
+
+    async def release(self) -> None:
+        """End a container that was held: its disk is unmounted before its VM goes."""
+        await self._inbox.ask(self._release)
 
     async def stop(self, number: int, timeout_s: float | None) -> ExitStatus:
         """Signal the first process, kill it after `timeout_s` seconds (None: never), wait for the end."""
@@ -162,6 +173,12 @@ class Container:
             raise Conflict(f"container {self.spec.name} is not running")
         return self._vm.agent
 
+    def agent_for_files(self) -> Agent:
+        """The agent of a container that is held, or whose processes run; raises `Conflict` otherwise."""
+        if self._is_held and self._vm is not None and self._has_process.is_set():
+            return self._vm.agent
+        return self.agent()
+
     def register(self, process: str, on_exited: Callable[[Exited], None]) -> None:
         """Have `on_exited` called once, when the process named `process` or the container has ended."""
         self._others[process] = on_exited
@@ -180,11 +197,24 @@ class Container:
     # --- messages: start
 
     def _start(self, asked: "asyncio.Future[RuntimeState]") -> None:
+        self._check_startable()
+        self._life.move(ContainerState.STARTING)
+        self._launch(asked)
+
+    def _hold(self, asked: "asyncio.Future[RuntimeState]") -> None:
+        self._check_startable()
+        self._is_held = True
+        self._launch(asked)
+
+    def _check_startable(self) -> None:
         if self._life.has_ended or self._init.exited.done():
             raise self._has_ended()
+        if self._is_held:
+            raise Conflict(f"the files of container {self.spec.name} are being worked on")
         if self._life.state is not ContainerState.CREATED:
             raise NotModified(f"container {self.spec.name} is {self._life.state.value} already")
-        self._life.move(ContainerState.STARTING)
+
+    def _launch(self, asked: "asyncio.Future[RuntimeState]") -> None:
         self._start_reply = asked
         if self._boot_error is not None:
             self._fail(self._boot_error)
@@ -193,15 +223,16 @@ class Container:
 
     def _vm_is_up(self, vm: Vm) -> None:
         self._vm = vm
-        if self._life.state is ContainerState.STARTING:
+        if self._life.state is ContainerState.STARTING or self._is_held:
             self.jobs.create_task(self._start_process(vm))
 
     def _process_started(self) -> None:
         if self._has_process.is_set() or self._init.exited.done():
             return
         self._has_process.set()
-        self._started_at = datetime.now(UTC)
-        self._init.started()
+        if not self._is_held:
+            self._started_at = datetime.now(UTC)
+            self._init.started()
         if self._life.state is ContainerState.STARTING:
             self._life.move(ContainerState.RUNNING)
         if self._start_reply is not None:
@@ -261,6 +292,14 @@ class Container:
             self._stops.append(self.jobs.create_task(self._stop_process(number, timeout_s)))
         reply(asked, None)
 
+    def _release(self, asked: "asyncio.Future[None]") -> None:
+        if not self._is_held:
+            raise Conflict(f"container {self.spec.name} is not held")
+        if not self._init.exited.done():
+            self._init.finish(Exited(id=INIT, code=0))
+            self._end(ContainerState.EXITED, 0)
+        reply(asked, None)
+
     def _note_signal(self, number: int) -> None:
         """The process may end of what a user sent: then no restart policy starts it again."""
         if number == self._stop_signal:
@@ -270,6 +309,8 @@ class Container:
         if exited.id != INIT:
             if on_exited := self._others.pop(exited.id, None):
                 on_exited(exited)
+        elif self._is_held:
+            self._fail(VmFailed(f"what held container {self.spec.name} together was killed"))
         elif not self._init.exited.done():
             self._process_started()  # the answer to `start` may be behind this event
             self._init.finish(exited)
@@ -279,13 +320,16 @@ class Container:
         self._end(ContainerState.EXITED, exited.code, out_of_memory=exited.out_of_memory)
 
     def _vm_failed(self, error: AtollError) -> None:
-        if self._life.state is ContainerState.CREATED:
+        if self.is_unused and not self._is_held:
             self._boot_error = error  # for whoever starts it
         else:
             self._fail(error)
 
     def _give_up(self) -> None:
-        if self._life.state is ContainerState.CREATED:
+        if self._is_held and not self._init.exited.done():
+            self._init.finish(Exited(id=INIT, code=0))
+            self._end(ContainerState.EXITED, 0)
+        elif self.is_unused:
             self._fail(self._boot_error or VmFailed("nobody started the container"))
 
     def _fail(self, error: AtollError, *, by_user: bool = False) -> None:
@@ -313,11 +357,8 @@ class Container:
             reason=reason,
             stopped_by_user=self._stopped_by_user,
         )
-        try:
-            # A container that is removed when it ends has no use for a record after a loss of power.
-            write_exit(Path(self.spec.bundle), status, durable=not self.spec.config.auto_remove)
-        except OSError as error:
-            _LOG.error("the exit of %s cannot be recorded: %s (%s)", self.spec.id, error, status)
+        if not self._is_held:
+            self._record(status)
         _LOG.info("ended: %s", status)
         self._log.close()
         for stopping in self._stops:
@@ -326,6 +367,13 @@ class Container:
             on_exited(Exited(id=name, code=_KILLED))
         self._others.clear()
         self._ended.set_result(status)
+
+    def _record(self, status: ExitStatus) -> None:
+        try:
+            # A container that is removed when it ends has no use for a record after a loss of power.
+            write_exit(Path(self.spec.bundle), status, durable=not self.spec.config.auto_remove)
+        except OSError as error:
+            _LOG.error("the exit of %s cannot be recorded: %s (%s)", self.spec.id, error, status)
 
     # --- jobs
 
@@ -338,7 +386,9 @@ class Container:
                 try:
                     await self._release_vm.wait()
                     # Only what somebody will see again needs to be unmounted: disks, directories of the host.
-                    is_seen_again = self.spec.writable_disk is not None and not self.spec.config.auto_remove
+                    is_seen_again = self.spec.writable_disk is not None and (
+                        self._is_held or not self.spec.config.auto_remove
+                    )
                     is_kept = is_seen_again or self.spec.volumes is not None or bool(self.spec.exports)
                     await vm.take_down(gently=is_kept and self._life.state is ContainerState.EXITED)
                 finally:
@@ -354,19 +404,24 @@ class Container:
 
     async def _start_process(self, vm: Vm) -> None:
         try:
-            config = self.spec.config
+            config, is_run = self.spec.config, not self._is_held
             stdio = self._init.open_streams(
-                vm.agent.connection, stdin=config.open_stdin, stdout=True, stderr=not config.terminal
+                vm.agent.connection,
+                stdin=is_run and config.open_stdin,
+                stdout=is_run,
+                stderr=is_run and not config.terminal,
             )
             request = start_request(
                 config,
                 id=self.spec.id,
                 layers=self.spec.layers,
+                trees=self.spec.trees,
                 image=vm.image,
                 writable=vm.writable,
                 stdio=stdio,
                 mounts=container_mounts(self.spec, image=vm.image, volumes=vm.volumes),
                 growth_mib=vm.growth_mib,
+                hold=self._is_held,
             )
             asked_s = time.monotonic()
             started = await vm.agent.start(request)

@@ -14,19 +14,21 @@ import struct
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 from msgspec import Raw, Struct
 
 import atoll
-from atoll.channel import PROTOCOL, Connection, decode
+from atoll.channel import PROTOCOL, Connection, StreamReader, decode
 from atoll.errors import Conflict, InvalidRequest
-from atoll.model.agent import Hello, Resize, Signal
+from atoll.model.agent import Hello, ReadArchive, ReadChanges, ReadStream, Resize, Signal, StatPath, WriteArchive
 from atoll.model.container import BundleSpec, SpareSpec
-from atoll.model.runtime import Attach, Claim, ExecStart, ExecWait, Stop, WaitLog
+from atoll.model.runtime import Attach, Claim, ExecStart, ExecWait, Stop, TakeStream, WaitLog
 from atoll.runtime.address import listen
 from atoll.runtime.container import Container
 from atoll.runtime.execs import Execs
+from atoll.runtime.files import Files
 from atoll.runtime.vm import BootVm
 
 _LOG = logging.getLogger(__name__)
@@ -97,7 +99,7 @@ class _Server:
 
     def __init__(self, tasks: asyncio.TaskGroup) -> None:
         self._tasks = tasks
-        self._container: asyncio.Future[tuple[Container, Execs]] = asyncio.get_running_loop().create_future()
+        self._container: asyncio.Future[_Subject] = asyncio.get_running_loop().create_future()
         self._claim: asyncio.Future[BundleSpec | None] = asyncio.get_running_loop().create_future()
         self._connections: set[Connection] = set()
         self._was_used = False
@@ -123,12 +125,12 @@ class _Server:
         # This group ends when the VM is gone and every client has its output; only then do connections.
         async with asyncio.TaskGroup() as jobs:
             container = Container(spec, boot_vm, jobs)
-            self._container.set_result((container, Execs(container)))
+            self._container.set_result(_Subject(container, Execs(container), Files(container)))
             self._note_use()
             jobs.create_task(self._announce_end(container, run_dir))
             await container.run()
 
-    async def container(self) -> tuple[Container, Execs]:
+    async def container(self) -> "_Subject":
         """The container, when there is one."""
         return await asyncio.shield(self._container)
 
@@ -180,12 +182,21 @@ class _Server:
         loop = asyncio.get_running_loop()
         if not self._container.done():
             self._unused = loop.call_later(0 if self._was_used else _UNCLAIMED_S, self._give_up)
-        elif (container := self._container.result()[0]).is_unused:
-            self._unused = loop.call_later(_UNUSED_S, container.abandon)
+        elif (container := self._container.result().container).is_unused:
+            # One that is held is so for the sake of an engine that has gone.
+            self._unused = loop.call_later(0 if container.state.is_held else _UNUSED_S, container.abandon)
 
     def _give_up(self) -> None:
         if not self._claim.done():
             self._claim.set_result(None)
+
+
+class _Subject(NamedTuple):
+    """What requests are about."""
+
+    container: Container
+    execs: Execs
+    files: Files
 
 
 class _Requests:
@@ -194,16 +205,37 @@ class _Requests:
     def __init__(self, server: _Server, connection: Connection) -> None:
         self._server = server
         self._connection = connection
+        self._taken: dict[int, StreamReader] = {}
 
     async def answer(self, method: str, parameters: Raw) -> Struct | None:
         """Carry out one request; raises what its method raises."""
         if method == "claim":
             await self._server.claim(decode(parameters, Claim).config)
             return None
-        container, execs = await self._server.container()
+        container, execs, files = await self._server.container()
         match method:
             case "start":
                 return await container.start()
+            case "hold":
+                return await container.hold()
+            case "release":
+                await container.release()
+            case "stat_path":
+                return await files.stat(decode(parameters, StatPath))
+            case "read_archive":
+                await files.read(self._connection, method, decode(parameters, ReadArchive))
+            case "take_stream":
+                stream = decode(parameters, TakeStream).stream
+                self._taken[stream] = self._connection.open_reader(stream)
+            case "write_archive":
+                archive = decode(parameters, WriteArchive)
+                if (source := self._taken.pop(archive.stream, None)) is None:
+                    raise InvalidRequest(f"stream {archive.stream} was not taken before")
+                await files.write(source, archive)
+            case "read_root" | "changes":
+                await files.read(self._connection, method, decode(parameters, ReadStream))
+            case "read_changes":
+                await files.read(self._connection, method, decode(parameters, ReadChanges))
             case "state":
                 return container.state
             case "wait":

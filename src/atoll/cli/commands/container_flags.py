@@ -115,6 +115,7 @@ FLAGS = (
     switch("-t", "--tty", help="Allocate a pseudo-TTY"),
     flag("--ulimit", kind=Kind("ulimit", limits.parse_ulimit), multiple=True, help="Ulimit options"),
     flag("-u", "--user", help="Username or UID (format: <name|uid>[:<group|gid>])"),
+    switch("--verify", help="Verify the image's content whenever it is read"),
     flag("-v", "--volume", kind=LIST, multiple=True, help="Bind mount a volume, or a directory of the host"),
     flag("--volume-driver", help="Optional volume driver for the container"),
     flag("--volumes-from", kind=LIST, multiple=True, help="Mount volumes from the specified container(s)"),
@@ -175,6 +176,7 @@ class ContainerFlags:
     tty: bool
     ulimit: Sequence[dict[str, str | int]]
     user: str | None
+    verify: bool
     volume: Sequence[str]
     volume_driver: str | None
     volumes_from: Sequence[str]

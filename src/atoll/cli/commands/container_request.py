@@ -61,6 +61,7 @@ def _host_config(flags: ContainerFlags, binds: Sequence[str]) -> "Object":
     logging = {"Type": flags.log_driver or "", "Config": key_values(flags.log_opt)}
     size = terminal_size() if flags.tty else None
     given: dict[str, object] = {
+        "Atoll": {"Verify": True} if flags.verify else None,
         "AutoRemove": flags.rm or None,
         "Binds": list(binds) or None,
         "CapAdd": list(flags.cap_add) or None,

@@ -2,8 +2,12 @@
 
 CONTAINER_VERBS = {
     "attach": "attach:attach",
+    "commit": "commit:commit",
+    "cp": "cp:cp",
     "create": "create:create",
+    "diff": "diff:diff",
     "exec": "exec:exec_",
+    "export": "export:export",
     "kill": "kill:kill",
     "logs": "logs:logs",
     "pause": "pause:pause",

@@ -213,8 +213,9 @@ def _disk(disk: DiskDevice) -> list[str]:
     return [
         # The node between device and file is what a running machine can be given another file by (blockdev-reopen).
         *_blockdev({"driver": "raw", "node-name": disk.name, "file": disk.first_node, **disk.options}),
-        # One queue, whatever the number of CPUs: they are few, and mostly idle.
-        *_device("virtio-blk-pci", disk.slot, f"drive={disk.name}", "num-queues=1"),
+        # One queue, whatever the number of CPUs: they are few, and mostly idle. werror: the guest is told when the host
+        # has no space left; QEMU would stop the machine, and nobody would hear why.
+        *_device("virtio-blk-pci", disk.slot, f"drive={disk.name}", "num-queues=1", "werror=report"),
     ]
 
 

@@ -1,0 +1,1 @@
+"""What `atoll cp` does on the host's side: names, packing, unpacking."""
