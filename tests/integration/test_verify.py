@@ -76,18 +76,15 @@ def test_a_changed_layer_is_an_io_error_with_verify_and_silent_without(
     assert running.inspect()["HostConfig"]["Atoll"] == {"Verify": True}
 
 
-def test_neither_the_hash_tree_nor_a_new_one_helps_who_changes_a_layer(
+def test_neither_a_changed_hash_tree_nor_a_new_one_helps_who_changes_a_layer(
     private_engine: EngineUnderTest, image: str
 ) -> None:
     atoll = private_engine.atoll
     container = Container(atoll.ok("create", "--verify", image, "cat", "/secret"), private_engine)
     (tree,) = _files(private_engine, "verity")
-    whole = tree.read_bytes()
-    _flip(tree, len(whole) - 2 * 4096)
-    assert "Input/output error" in atoll("start", "-a", container.id).stderr
-    tree.write_bytes(whole)
+    tree.write_bytes(bytes(tree.stat().st_size))
+    # What can be made again is; it must have the root that is known.
     assert atoll("start", "-a", container.id).out == SECRET
-    # A tree that is gone is made again, and must have the root that is known.
     _tamper(private_engine)
     tree.unlink()
     refused = atoll("start", "-a", container.id)

@@ -69,7 +69,7 @@ class Garbage:
         disks = {disk_key(diff_ids, verified=verified) for diff_ids in live.disks for verified in (False, True)}
         found = {self._layers.path(diff_id) for diff_id in self._layers.diff_ids() if diff_id not in live.layers}
         found |= {self._blobs.path(digest) for digest in self._blobs.digests() if digest not in live.blobs}
-        found |= set(self._trees.all_but(live.layers))
+        found |= self._trees.all_but(live.layers)
         return found | {directory for directory in self._disks.iterdir() if directory.name not in disks}
 
     async def _collect(self) -> None:

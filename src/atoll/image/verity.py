@@ -22,6 +22,7 @@ SCHEMA = (
 )
 
 BLOCK_BYTES = 4096
+_DIGEST_BYTES = 32
 _PIECE_BYTES = 1 << 20
 _SUFFIX = ".verity"
 
@@ -38,12 +39,14 @@ class TreeStore:
         root.mkdir(parents=True, exist_ok=True)
 
     def tree(self, diff_id: str, squashfs: Path) -> HashTree:
-        """The tree of a layer. Blocks: the whole layer is read once in its life.
+        """The tree of a layer. Blocks: the whole layer is read when the tree is made, the tree each time.
+
+        A tree that is gone or damaged is made again.
 
         Raises `InvalidRequest` for a layer that is another one than when its root was taken, `OutOfSpace`.
         """
         path, known = self.path(diff_id), self._known(diff_id)
-        if known is not None and path.exists():
+        if known is not None and _is_whole(path, known, squashfs.stat().st_size):
             return HashTree(path, known)
         with new_file(self._ingest) as new:
             with FileIO(squashfs) as layer:
@@ -91,10 +94,10 @@ class TreeStore:
             if row["diff_id"] not in live:
                 self._database.execute("DELETE FROM layer_verity WHERE diff_id = ?", (row["diff_id"],))
 
-    def all_but(self, live: Set[str]) -> list[Path]:
+    def all_but(self, live: Set[str]) -> set[Path]:
         """The trees of all layers but those in `live`."""
         trees = self._root.glob(f"*{_SUFFIX}")
-        return [path for path in trees if f"sha256:{path.name.removesuffix(_SUFFIX)}" not in live]
+        return {path for path in trees if f"sha256:{path.name.removesuffix(_SUFFIX)}" not in live}
 
 
 def write_tree(data: FileIO, tree: FileIO) -> bytes:
@@ -105,6 +108,27 @@ def write_tree(data: FileIO, tree: FileIO) -> bytes:
     for level in reversed(levels):
         write_fully(tree, level)
     return hashlib.sha256(levels[-1]).digest()
+
+
+def _is_whole(tree: Path, root: bytes, data_bytes: int) -> bool:
+    """Whether a tree for so much data is there, and has this root."""
+    try:
+        content = tree.read_bytes()
+    except OSError:
+        return False
+    sizes = [-(-data_bytes // BLOCK_BYTES * _DIGEST_BYTES // BLOCK_BYTES) * BLOCK_BYTES]
+    while sizes[-1] > BLOCK_BYTES:
+        sizes.append(-(-sizes[-1] // BLOCK_BYTES * _DIGEST_BYTES // BLOCK_BYTES) * BLOCK_BYTES)
+    if len(content) != sum(sizes):
+        return False
+    above = root.ljust(BLOCK_BYTES, b"\0")
+    at = 0
+    for size in reversed(sizes):
+        level = content[at : at + size]
+        if _level(iter([level])) != above:
+            return False
+        above, at = level, at + size
+    return True
 
 
 def _pieces(data: FileIO) -> Iterator[bytes]:
