@@ -38,12 +38,13 @@ lint: test-packages .venv/test-installed ## Check formatting, types, the depende
 	$(bin)/python scripts/check_links.py
 
 .PHONY: bench
-bench: demo-packages .venv/runtime-installed .venv/compiled $(programs) ## Measure starts, memory and the command, and print the figures
+bench: demo-packages .venv/runtime-installed .venv/compiled $(programs) ## Measure starts, memory, the command and pulls, and print the figures
 	bench/boot
 	bench/cli
 	bench/create
 	bench/start
 	bench/memory
+	bench/pull
 
 .PHONY: docs
 docs: .venv/runtime-installed ## Check that every link in the Markdown pages leads somewhere

@@ -136,7 +136,7 @@ def big_image(mib: int) -> Iterator[BigImage]:
             for chunk in body:
                 self.wfile.write(chunk)
 
-        def log_request(self, *_: object) -> None:
+        def log_message(self, *_: object) -> None:
             pass
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)

@@ -33,8 +33,8 @@ from figures import print_table, wait_until_quiet
 from harness.command import Command
 from harness.docker_registry import DockerRegistry, docker_registry
 from harness.engine import EngineUnderTest
+from harness.peers import PeerUnavailable, dockerd, podman
 from layered import eight_layers, one_layer
-from peers import PeerUnavailable, dockerd, podman
 
 TITLES = {"atoll": "atoll pull, create", "docker": "docker pull, create", "podman": "podman pull, create"}
 PEER_RATIO = 0.5

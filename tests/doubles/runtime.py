@@ -55,6 +55,7 @@ class MemoryRuntime:
         self._exit: asyncio.Future[ExitStatus] = asyncio.get_running_loop().create_future()
         self._gone = asyncio.Event()
         self.started_at: datetime | None = None
+        self.is_held = False
         self.container_state = ContainerState.CREATED
         self.sessions: list[MemorySession] = []
         self.exec_codes: dict[str, asyncio.Future[int]] = {}
@@ -74,9 +75,23 @@ class MemoryRuntime:
         self.container_state = ContainerState.RUNNING
         return await self.state()
 
+    async def hold(self) -> RuntimeState:
+        """As `start`, with nothing running."""
+        await self._launcher.may_start.wait()
+        if self._launcher.start_error is not None:
+            self.kill()
+            raise self._launcher.start_error
+        self.is_held = True
+        return await self.state()
+
+    async def release(self) -> None:
+        """Go, as after an end of which nothing is recorded."""
+        self._gone.set()
+        self._launcher.runtimes.pop(self._record.id, None)
+
     async def state(self) -> RuntimeState:
         """The state now."""
-        return RuntimeState(state=self.container_state, pid=4242, started_at=self.started_at)
+        return RuntimeState(state=self.container_state, pid=4242, started_at=self.started_at, is_held=self.is_held)
 
     def end(self, code: int, *, out_of_memory: bool = False) -> None:
         """The process ends."""

@@ -8,7 +8,7 @@ import re
 import socket
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,19 +87,20 @@ class DockerRegistry:
 
 
 @contextmanager
-def docker_registry(directory: Path) -> Iterator[DockerRegistry]:
-    """A registry that keeps everything in `directory` and ends with the block."""
+def docker_registry(
+    directory: Path, settings: Mapping[str, Mapping[str, object]] | None = None
+) -> Iterator[DockerRegistry]:
+    """A registry that keeps everything in `directory` and ends with the block; `settings` are added to its own."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{probe.getsockname()[1]}"
-    environment = {
-        **os.environ,
-        "REGISTRY_STORAGE": "filesystem",
-        "REGISTRY_STORAGE_FILESYSTEM_ROOTDIRECTORY": str(directory / "registry"),
-        "REGISTRY_HTTP_ADDR": address,
-    }
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("REGISTRY_")}
+    storage = {"filesystem": {"rootdirectory": str(directory / "registry")}}
+    added = dict(settings or {})
+    http = {"addr": address, **added.pop("http", {})}
     config = directory / "registry.yml"
-    config.write_text(f"version: 0.1\nstorage:\n  filesystem: {{}}\nhttp:\n  addr: {address}\n")
+    # JSON is YAML.
+    config.write_text(json.dumps({"version": "0.1", "storage": storage, "http": http, **added}))
     answers, words = directory / "answers.log", directory / "registry.log"
     with answers.open("wb") as out, words.open("wb") as err:
         server = subprocess.Popen(

@@ -3,6 +3,7 @@
 Fixtures that serve it are in `tests/unit/conftest.py`.
 """
 
+import asyncio
 import gzip
 import hashlib
 import json
@@ -23,6 +24,9 @@ DIFF_ID = "sha256:" + hashlib.sha256(gzip.decompress(LAYER)).hexdigest()
 MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
 CONFIG_TYPE = "application/vnd.oci.image.config.v1+json"
 LAYER_TYPE = "application/vnd.oci.image.layer.v1.tar+gzip"
+
+_MIDDLE = 2 << 20
+"""Where `Ranged` stops."""
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -112,6 +116,41 @@ class RudeRegistry:
             self.blobs[wanted] = bytes(self.uploads.pop(name))
             return web.Response(status=201)
         return web.Response(status=204 if request.method == "GET" else 202, headers=headers)
+
+
+class Ranged:
+    """Gives a blob from where it is asked for, and stops in the middle, if it `stalls`, until it is `released`."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+        self.begun: list[int] = []
+        self.stalls = True
+        self.trickles = False
+        self.reached = asyncio.Event()
+        self.released = asyncio.Event()
+
+    async def answer(self, request: web.Request) -> web.StreamResponse:
+        """What comes instead of the blob; `begun` has where each answer began."""
+        asked = request.headers.get("Range", "bytes=0-")
+        begin = int(asked.removeprefix("bytes=").removesuffix("-"))
+        self.begun.append(begin)
+        headers = {"Content-Range": f"bytes {begin}-{len(self.data) - 1}/{len(self.data)}"}
+        response = web.StreamResponse(status=206 if begin else 200, headers=headers if begin else {})
+        response.content_length = len(self.data) - begin
+        await response.prepare(request)
+        at = begin
+        if self.stalls:
+            at = _MIDDLE
+            await response.write(self.data[begin:at])
+            self.reached.set()
+            # One byte now and then, so that there is progress to be seen.
+            while not self.released.is_set() and at < len(self.data) - 1:
+                if self.trickles:
+                    await response.write(self.data[at : at + 1])
+                    at += 1
+                await asyncio.sleep(0.01)
+        await response.write(self.data[at:])
+        return response
 
 
 async def serve(handler: Handler, stack: AsyncExitStack) -> str:

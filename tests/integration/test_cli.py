@@ -157,6 +157,9 @@ def test_images_and_inspect_show_what_docker_shows(atoll: Command, docker: Comma
         ("images", "-q", "--no-trunc"),
         ("images", "--format", "{{.Repository}}:{{.Tag}} {{.Size}}"),
         ("image", "inspect", "busybox"),
+        ("image", "history", "busybox"),
+        ("history", "--no-trunc", "-q", "busybox"),
+        ("history", "-H=false", "busybox"),
         ("inspect", "-f", "{{.Name}} {{.State.Status}} {{json .Config.Cmd}}", container.id),
         ("inspect", "-f", "{{range .Config.Cmd}}<{{.}}>{{end}}", container.id),
     ):

@@ -65,6 +65,7 @@ def test_cp_has_dockers_rules_for_what_is_at_the_destination(atoll: Command, con
         (f"{c}:/tmp/tree", "tree/a", "cannot copy directory"),
         (f"{c}:/tmp/file", "nosuch/dir/file", 'directory "nosuch/dir" does not exist'),
         (f"{c}:/a", f"{c}:/b", "copying between containers is not supported"),
+        ("tree/a", "nosuch:/tmp/", "No such container: nosuch"),
         ("a", "b", "must specify at least one container source"),
     ):
         done = cp("cp", source, destination)
@@ -178,6 +179,30 @@ def test_a_container_that_does_not_run_is_visited(atoll: Command, docker: Comman
         assert b"bin/busybox" in other.communicate()[0]
     assert atoll("pause", name).code == 1
     atoll.ok("rm", name)
+
+
+def test_volumes_and_host_directories_are_seen_in_a_visit(atoll: Command, tmp_path: Path) -> None:
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    (shared / "file").write_text("the host's")
+    name = atoll.ok("create", "-v", f"{shared}:/mnt", "-v", "/data", "busybox", "cat", "/data/file")
+    assert atoll.ok("cp", f"{name}:/mnt/file", "-").find("the host's") > 0
+    atoll.ok("cp", shared / "file", f"{name}:/data")
+    atoll.ok("cp", shared / "file", f"{name}:/mnt/new")
+    assert (shared / "new").read_text() == "the host's"
+    assert atoll.ok("diff", name) == ""  # what is mounted is not the container's
+    assert atoll.ok("start", "-a", name) == "the host's"
+    atoll.ok("rm", "-v", name)
+
+
+def test_a_stop_ends_work_on_files(atoll: Command, container: Container) -> None:
+    with atoll.start("cp", "-", f"{container.id}:/tmp") as upload:
+        assert upload.stdin is not None
+        upload.stdin.write(tar([file("f", bytes(1 << 20))])[: 1 << 19])
+        upload.stdin.flush()
+        container.stop()
+        upload.stdin.close()
+        assert upload.wait(60) == 1
 
 
 def test_a_start_waits_for_the_end_of_a_visit(atoll: Command, tmp_path: Path) -> None:

@@ -1,12 +1,16 @@
 """docker-py, the library behind many tools, against our socket."""
 
+import gzip
+import io
 import socket
+import tarfile
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
 import docker
 import pytest
+from harness.archives import directory, file, tar
 from harness.engine import EngineUnderTest
 
 
@@ -69,3 +73,22 @@ def test_images_are_imported_and_removed(client: "docker.DockerClient", busybox_
     client.images.remove("reef/py:1")
     with pytest.raises(docker.errors.ImageNotFound):
         client.images.get("reef/py:1")
+
+
+def test_files_go_in_and_out_and_become_an_image(client: "docker.DockerClient") -> None:
+    container = client.containers.create("busybox", ["sleep", "1000"])
+    archive = tar([directory("x"), file("x/file", b"content", mode=0o640, uid=7)])
+    assert container.put_archive("/root", gzip.compress(archive))
+    chunks, told = container.get_archive("/root/x/file")
+    assert (told["name"], told["size"], told["mode"], told["linkTarget"]) == ("file", 7, 0o640, "")
+    with tarfile.open(fileobj=io.BytesIO(b"".join(chunks))) as found:
+        (member,) = found
+        assert (member.name, member.uid) == ("file", 7)
+    assert {"Path": "/root/x/file", "Kind": 1} in container.diff()
+    assert b"root/x/file" in b"".join(container.export())
+    image = container.commit("reef/py", "2", message="why", conf={"Cmd": ["cat", "/root/x/file"], "Env": ["A=1"]})
+    assert image.tags == ["reef/py:2"]
+    assert client.containers.run("reef/py:2", remove=True) == b"content"
+    client.images.remove("reef/py:2")
+    with pytest.raises(docker.errors.NotFound):
+        container.get_archive("/nosuch")

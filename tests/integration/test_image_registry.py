@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 from harness.archives import directory, file, symlink, tar
-from harness.registry import running_registry, skopeo
+from harness.docker_registry import docker_registry
+from harness.skopeo import skopeo
 
 from atoll.errors import InvalidRequest, NotFound
 from atoll.image import ContentStore
@@ -17,8 +18,8 @@ from atoll.store.database import Database
 @pytest.fixture(scope="module")
 def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of a registry of this module's own."""
-    with running_registry(tmp_path_factory.mktemp("registry")) as address:
-        yield address
+    with docker_registry(tmp_path_factory.mktemp("registry")) as registry:
+        yield registry.address
 
 
 @pytest.fixture

@@ -1,13 +1,23 @@
 """`atoll push`, `login` and the rest against Debian's `docker-registry`, and the real `docker` doing the same."""
 
+import asyncio
+import gzip
 import json
+import random
+import subprocess
+import time
 from collections.abc import Iterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
+from harness.archives import directory, file, tar
 from harness.command import Command
+from harness.docker_registry import docker_registry
 from harness.engine import EngineUnderTest
-from harness.registry import authority, basic_auth, running_registry, skopeo
+from harness.registry_security import authority, basic_auth
+from harness.rude_registry import Ranged, RudeRegistry, config_of, digest, manifest_of, serve
+from harness.skopeo import skopeo
 
 USER, PASSWORD = "sailor", "coral: reef"
 
@@ -16,8 +26,8 @@ USER, PASSWORD = "sailor", "coral: reef"
 def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of a registry that lets in `sailor` alone."""
     files = tmp_path_factory.mktemp("registry")
-    with running_registry(files, basic_auth(files, USER, PASSWORD)) as address:
-        yield address
+    with docker_registry(files, basic_auth(files, USER, PASSWORD)) as registry:
+        yield registry.address
 
 
 @pytest.fixture
@@ -68,6 +78,22 @@ def test_atoll_and_docker_push_the_same_and_pull_it_again(
     atoll.ok("rmi", ours, theirs)
 
 
+def test_every_tag_of_a_repository_is_pulled_and_pushed(
+    atoll: Command, docker: Command, guarded: str, config: Path
+) -> None:
+    atoll, docker = as_user(atoll, config), as_user(docker, config)
+    docker.ok("login", "-u", USER, "--password-stdin", guarded, input=PASSWORD)
+    names = [f"{guarded}/many:{tag}" for tag in ("1", "2")]
+    for name in names:
+        atoll.ok("tag", "busybox", name)
+    atoll.ok("push", "--all-tags", f"{guarded}/many")
+    for command in (atoll, docker):
+        atoll.ok("rmi", *names)
+        command.ok("pull", "--all-tags", f"{guarded}/many")
+        assert set(names) <= set(json.loads(atoll.ok("image", "inspect", "-f", "{{json .RepoTags}}", names[0])))
+    atoll.ok("rmi", *names)
+
+
 def test_a_wrong_password_is_refused_and_not_kept(
     engine: EngineUnderTest, atoll: Command, docker: Command, guarded: str, config: Path
 ) -> None:
@@ -106,7 +132,8 @@ def test_a_registry_with_a_certificate_of_our_own_authority_is_trusted_when_that
     ca = authority(tmp_path / "ca")
     certificate, key = ca.issue("good")
     settings = {"http": {"tls": {"certificate": str(certificate), "key": str(key)}}}
-    with running_registry(tmp_path / "registry", settings) as address:
+    with docker_registry(tmp_path, settings) as registry:
+        address = registry.address
         name = f"{address}/reef:1"
         atoll.ok("tag", "busybox", name)
         done = atoll("push", name)
@@ -119,3 +146,30 @@ def test_a_registry_with_a_certificate_of_our_own_authority_is_trusted_when_that
         assert "Image is up to date" in atoll.ok("pull", "--scheme", "https", name)
         assert atoll("pull", "--scheme", "http", name).code == 1
         atoll.ok("rmi", name)
+
+
+async def test_a_pull_goes_on_where_it_stopped_when_the_engine_was_killed(empty_engine: EngineUnderTest) -> None:
+    data = random.Random(0).randbytes(3_000_000)
+    blob = gzip.compress(tar([directory("bin"), file("bin/sh", data)]), 1, mtime=0)
+    config = config_of(digest(gzip.decompress(blob)))
+    registry, ranged = RudeRegistry(), Ranged(blob)
+    registry.blobs |= {digest(config): config}
+    registry.manifests["1"] = manifest_of(config, blob)
+    registry.replaced[f"/v2/reef/blobs/{digest(blob)}"] = ranged.answer
+    partial = empty_engine.root / "content/partial" / digest(blob)[7:]
+    async with AsyncExitStack() as stack:
+        name = f"{await serve(registry.answer, stack)}/reef:1"
+        with empty_engine.atoll.start("pull", name, stdin=subprocess.DEVNULL) as interrupted:
+            await asyncio.wait_for(ranged.reached.wait(), 60)
+            deadline = time.monotonic() + 60
+            while not partial.exists() or partial.stat().st_size < 2 << 20:
+                assert time.monotonic() < deadline
+                await asyncio.sleep(0.02)
+            await asyncio.to_thread(empty_engine.kill)
+            await asyncio.to_thread(interrupted.communicate)
+        ranged.stalls = False
+        ranged.released.set()
+        assert "Downloaded newer image" in await asyncio.to_thread(empty_engine.atoll.ok, "pull", name)
+    assert ranged.begun == [0, 2 << 20]
+    assert not partial.exists()
+    assert (await asyncio.to_thread(empty_engine.atoll, "system", "check")).code == 0

@@ -159,7 +159,7 @@ async def test_events_come_after_the_data_that_was_sent_before_them() -> None:
     assert order == ["output", "exited 3"]
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(chunks=st.lists(st.binary(min_size=1, max_size=200_000), max_size=8))
 def test_a_stream_arrives_whole_in_both_directions_at_once(chunks: list[bytes]) -> None:
     async def send_back(server: Connection, _: str, parameters: msgspec.Raw) -> None:
@@ -333,7 +333,7 @@ async def test_a_peer_that_does_not_take_what_it_asked_for_is_cut_off() -> None:
         assert await client.wait_closed() == "it does not take its answers"
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(garbage=st.binary(max_size=300), said_hello=st.booleans(), kinds=st.lists(st.integers(0, 8), max_size=6))
 def test_garbage_never_leaves_anybody_waiting(garbage: bytes, said_hello: bool, kinds: list[int]) -> None:
     async def run() -> None:

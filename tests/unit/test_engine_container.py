@@ -400,3 +400,92 @@ async def test_a_start_cut_short_by_the_engines_end_is_as_if_it_was_not_asked_fo
     async with engine.running() as services:
         assert services.registry.get("reef").record.state is ContainerState.CREATED
         assert engine.launcher.runtimes == {}
+
+
+# --- work on files (`visit.py`)
+
+
+async def test_a_visit_shows_nobody_a_running_container_and_is_shared(
+    engine: EngineWithoutVms, services: Services, container: Container
+) -> None:
+    async with container.files() as one, container.files() as other:
+        assert one is other
+        assert (container.record.state, container.record.pid) == (ContainerState.CREATED, 0)
+        assert container.runtime is None
+    async with container.files() as again:  # it stays for a moment
+        assert again is one
+    assert engine.launcher.launches == 1
+    assert "start" not in actions(services)
+
+
+async def test_a_running_container_is_not_visited(engine: EngineWithoutVms, container: Container) -> None:
+    await container.start()
+    async with container.files() as runtime:
+        assert runtime is container.runtime
+    assert engine.launcher.launches == 1
+    await container.pause()
+    with pytest.raises(Conflict, match="is paused"):
+        async with container.files():
+            pass
+
+
+async def test_a_start_waits_for_visitors_and_not_for_the_moment_after(
+    engine: EngineWithoutVms, container: Container, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("atoll.engine.visit.STAYS_S", 1000.0)
+    async with container.files():
+        start = asyncio.ensure_future(container.start())
+        await asyncio.sleep(0.05)
+        assert not start.done()
+        assert engine.launcher.launches == 1
+    await asyncio.wait_for(start, 10)
+    assert container.record.state is ContainerState.RUNNING
+    assert engine.launcher.launches == 2
+
+
+async def test_a_removal_waits_for_visitors_unless_it_is_forced(
+    engine: EngineWithoutVms, services: Services, container: Container
+) -> None:
+    async with container.files():
+        removal = asyncio.ensure_future(container.remove(force=False))
+        await asyncio.sleep(0.05)
+        assert not removal.done()
+        with pytest.raises(Conflict, match="is being removed"):
+            async with container.files():
+                pass
+    await asyncio.wait_for(removal, 10)
+    other = await make(services, name="other", container_id="b" * 64)
+    async with other.files():
+        await asyncio.wait_for(other.remove(force=True), 10)
+
+
+async def test_a_visit_that_cannot_begin_fails_for_all_and_leaves_the_container_startable(
+    engine: EngineWithoutVms, container: Container
+) -> None:
+    engine.launcher.start_error = BootFailed("no answer")
+    with pytest.raises(BootFailed):
+        async with container.files():
+            pass
+    engine.launcher.start_error = None
+    await container.start()
+    assert container.record.state is ContainerState.RUNNING
+
+
+async def test_a_vm_that_ends_under_a_visit_ends_the_visit(engine: EngineWithoutVms, container: Container) -> None:
+    async with container.files():
+        engine.launcher.runtimes[ID].vanish()
+        await asyncio.sleep(0.05)
+    async with container.files():
+        pass
+    assert engine.launcher.launches == 2
+
+
+async def test_an_engine_ends_the_visits_of_the_last_one(engine: EngineWithoutVms, tmp_path: Path) -> None:
+    async with engine.running() as services:
+        container = await make(services)
+        record = container.record
+        held = await engine.launcher.launch(record)
+        await held.hold()
+    async with engine.running() as services:
+        assert services.registry.get(ID).record == record
+        assert ID not in engine.launcher.runtimes

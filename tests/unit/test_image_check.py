@@ -55,7 +55,7 @@ class Store:
         async def report(finding: Finding) -> None:
             self.found.append(finding)
 
-        return await self.store.check(report, lambda image_id: image_id in self.used, repair=repair)
+        return await self.store.upkeep.check(report, lambda image_id: image_id in self.used, repair=repair)
 
     @property
     def outcomes(self) -> list[tuple[str, str]]:
@@ -118,7 +118,7 @@ async def test_a_damaged_layer_is_found_and_made_anew_from_its_blob(
     store: Store, harm: Harm, is_recorded: bool
 ) -> None:
     whole = store.layer(ROOT).read_bytes()
-    while is_recorded and await store.store.take_checksum():
+    while is_recorded and await store.store.upkeep.take_checksum():
         pass
     harm(store.layer(ROOT))
     assert (await store.check()).left == 2
@@ -180,6 +180,21 @@ async def test_a_composed_disk_that_shows_something_else_is_composed_anew(store:
     assert store.disk.read_bytes() == whole
 
 
+@pytest.mark.parametrize("harm", [flip, cut])
+async def test_a_hash_tree_that_is_not_its_layers_is_made_anew(store: Store, harm: Harm) -> None:
+    image = await store.store.get("reef:1")
+    await store.store.image_disk(image, verified=True)
+    assert (await store.check()).disks == 2
+    tree = next((store.content / "verity").iterdir())
+    whole = tree.read_bytes()
+    harm(tree)
+    assert (await store.check()).left >= 1
+    assert (await store.check(repair=True)).left == 0
+    await store.store.image_disk(image, verified=True)
+    assert tree.read_bytes() == whole
+    assert (await store.check()).found == 0
+
+
 async def test_a_damaged_file_system_for_containers_is_formatted_anew(store: Store, tmp_path: Path) -> None:
     await store.store.writable_disk(tmp_path / "first", 32 << 20)
     (formatted,) = (store.content / "writable").iterdir()
@@ -215,7 +230,7 @@ async def test_a_layer_in_use_is_not_changed_under_who_reads_it(store: Store) ->
 
 
 async def test_a_checksum_goes_with_the_last_image_that_has_the_layer(store: Store, tmp_path: Path) -> None:
-    while await store.store.take_checksum():
+    while await store.store.upkeep.take_checksum():
         pass
     count = "SELECT count(*) FROM layer_checksum"
     assert Database(tmp_path / "atoll.db").query(count)[0][0] == 2

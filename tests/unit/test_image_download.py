@@ -15,6 +15,7 @@ from harness.archives import file, tar
 from harness.rude_registry import (
     LAYER,
     Handler,
+    Ranged,
     RudeRegistry,
     config_of,
     digest,
@@ -40,31 +41,6 @@ def big(registry: RudeRegistry, host: str) -> str:
     registry.manifests["big"] = manifest
     registry.blobs |= {digest(BIG): BIG, digest(BIG_CONFIG): BIG_CONFIG}
     return f"{host}/reef:big"
-
-
-class Ranged:
-    """Gives the layer from where it is asked for, and stops in the middle for as long as it `stalls`."""
-
-    def __init__(self) -> None:
-        self.begun: list[int] = []
-        self.stalls = True
-        self.reached = asyncio.Event()
-        self.released = asyncio.Event()
-
-    async def answer(self, request: web.Request) -> web.StreamResponse:
-        asked = request.headers.get("Range", "bytes=0-")
-        begin = int(asked.removeprefix("bytes=").removesuffix("-"))
-        self.begun.append(begin)
-        headers = {"Content-Range": f"bytes {begin}-{len(BIG) - 1}/{len(BIG)}"}
-        response = web.StreamResponse(status=206 if begin else 200, headers=headers if begin else {})
-        response.content_length = len(BIG) - begin
-        await response.prepare(request)
-        if self.stalls:
-            await response.write(BIG[begin : 2 << 20])
-            self.reached.set()
-            await self.released.wait()
-        await response.write(BIG[2 << 20 if self.stalls else begin :])
-        return response
 
 
 async def until(condition: Callable[[], bool], within_s: float = 20.0) -> None:
@@ -97,7 +73,7 @@ async def cut_off(store: ContentStore, name: str, ranged: Ranged, root: Path) ->
 async def test_the_next_pull_goes_on_where_the_last_one_was_cut_off(
     store: ContentStore, registry: RudeRegistry, big: str, tmp_path: Path
 ) -> None:
-    ranged = Ranged()
+    ranged = Ranged(BIG)
     registry.replaced[BLOB] = ranged.answer
     await cut_off(store, big, ranged, tmp_path)
     assert not left_behind(tmp_path)
@@ -114,7 +90,7 @@ async def test_the_next_pull_goes_on_where_the_last_one_was_cut_off(
 async def test_what_was_damaged_meanwhile_is_fetched_anew(
     store: ContentStore, registry: RudeRegistry, big: str, tmp_path: Path
 ) -> None:
-    ranged = Ranged()
+    ranged = Ranged(BIG)
     registry.replaced[BLOB] = ranged.answer
     await cut_off(store, big, ranged, tmp_path)
     with partial(tmp_path).open("r+b") as damaged:
@@ -127,7 +103,7 @@ async def test_what_was_damaged_meanwhile_is_fetched_anew(
 async def test_a_registry_that_knows_no_ranges_is_read_from_the_start(
     store: ContentStore, registry: RudeRegistry, big: str, tmp_path: Path
 ) -> None:
-    ranged = Ranged()
+    ranged = Ranged(BIG)
     registry.replaced[BLOB] = ranged.answer
     await cut_off(store, big, ranged, tmp_path)
     del registry.replaced[BLOB]
@@ -137,7 +113,7 @@ async def test_a_registry_that_knows_no_ranges_is_read_from_the_start(
 async def test_a_second_pull_follows_the_first_and_takes_over_when_it_is_cancelled(
     store: ContentStore, registry: RudeRegistry, big: str, tmp_path: Path
 ) -> None:
-    ranged = Ranged()
+    ranged = Ranged(BIG)
     registry.replaced[BLOB] = ranged.answer
     first = asyncio.ensure_future(store.pull(big))
     await ranged.reached.wait()
@@ -155,15 +131,14 @@ async def test_a_second_pull_follows_the_first_and_takes_over_when_it_is_cancell
 
 
 async def test_who_follows_a_download_sees_its_progress(store: ContentStore, registry: RudeRegistry, big: str) -> None:
-    ranged = Ranged()
+    ranged = Ranged(BIG)
+    ranged.trickles = True
     registry.replaced[BLOB] = ranged.answer
     first = asyncio.ensure_future(store.pull(big))
     await ranged.reached.wait()
     lines: list[dict[str, object]] = []
     second = asyncio.ensure_future(store.pull(big, report=lines.append))
-    await until(lambda: any(line.get("status") == "Pulling fs layer" for line in lines))
-    # It watches from the next step on; one more of the loop is enough, and none is promised.
-    await asyncio.sleep(0)
+    await until(lambda: any(line.get("status") == "Downloading" for line in lines))
     ranged.released.set()
     await asyncio.gather(first, second)
     statuses = [line.get("status") for line in lines]
@@ -175,7 +150,7 @@ async def test_who_follows_a_download_sees_its_progress(store: ContentStore, reg
 async def test_what_nobody_came_back_for_in_a_day_is_swept_out(
     store: ContentStore, registry: RudeRegistry, big: str, tmp_path: Path
 ) -> None:
-    ranged = Ranged()
+    ranged = Ranged(BIG)
     registry.replaced[BLOB] = ranged.answer
     await cut_off(store, big, ranged, tmp_path)
     yesterday = time.time() - 25 * 3600

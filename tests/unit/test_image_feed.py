@@ -13,7 +13,7 @@ from atoll.image.tarstream import Source
 MIB = 1 << 20
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(st.binary(max_size=50), max_size=30), st.integers(1, 120))
 def test_what_is_read_is_what_was_sent_whatever_the_pieces(pieces: list[bytes], size: int) -> None:
     async def chunks() -> AsyncIterator[bytes]:

@@ -79,7 +79,7 @@ async def check(store: ContentStore) -> Checked:
     async def report(finding: Finding) -> None:
         raise AssertionError(finding)
 
-    return await store.check(report, lambda image_id: False, repair=False)
+    return await store.upkeep.check(report, lambda image_id: False, repair=False)
 
 
 def files(tmp_path: Path) -> list[Path]:
@@ -119,6 +119,24 @@ async def test_a_pull_that_fails_takes_nothing_from_others(store: ContentStore, 
         await asyncio.gather(pulling, return_exceptions=True)
     assert [image.id for image in await store.list()] == [lower.id]
     assert (await check(store)).blobs == 3
+
+
+async def test_a_pull_brings_back_the_blob_of_an_image_that_a_check_could_not_remove(
+    store: ContentStore, tmp_path: Path
+) -> None:
+    findings: list[Finding] = []
+
+    async def report(finding: Finding) -> None:
+        findings.append(finding)
+
+    async with StallingRegistry().serving() as host:
+        pulled = await store.pull(f"{host}/lower:1")
+        assert await store.upkeep.take_checksum()
+        (tmp_path / "content/blobs/sha256" / digest(ROOT)[7:]).write_bytes(b"damaged")
+        assert (await store.upkeep.check(report, lambda image_id: True, repair=True)).left == 1
+        assert [finding.kind for finding in findings] == ["blob", "image"]
+        assert await store.pull(f"{host}/lower:1") == pulled
+    assert (await check(store)).found == 0
 
 
 async def test_disks_are_composed_while_other_images_of_the_same_layers_go(store: ContentStore) -> None:

@@ -413,7 +413,7 @@ MEMBERS = st.one_of(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(MEMBERS, max_size=12))
 def test_any_archive_is_refused_or_makes_a_squashfs_that_others_can_read(
     tmp_path_factory: pytest.TempPathFactory, members: list[Member]
@@ -427,7 +427,7 @@ def test_any_archive_is_refused_or_makes_a_squashfs_that_others_can_read(
     assert not listed.stderr
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.data())
 def test_a_mutated_archive_is_refused_or_read_and_never_breaks_the_reader(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject

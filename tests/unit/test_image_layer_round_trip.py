@@ -135,7 +135,7 @@ def unpacked(root: Path) -> dict[str, Found]:
     return found
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(trees())
 def test_a_tree_comes_out_of_its_layer_as_it_went_in(
     tmp_path_factory: pytest.TempPathFactory, members: list[Member]

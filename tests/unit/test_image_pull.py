@@ -26,7 +26,7 @@ from harness.rude_registry import (
 )
 
 from atoll.errors import AtollError, InvalidRequest, NotFound, RegistryFailed, Unsupported
-from atoll.image import ContentStore
+from atoll.image import ContentStore, Registries, repository_tags
 
 
 async def test_an_image_is_pulled_with_dockers_progress(store: ContentStore, host: str) -> None:
@@ -351,13 +351,11 @@ async def test_a_registry_that_says_nothing_is_given_up(
     assert not left_behind(tmp_path)
 
 
-async def test_every_tag_of_a_repository_is_found_page_by_page(
-    store: ContentStore, registry: RudeRegistry, host: str
-) -> None:
+async def test_every_tag_of_a_repository_is_found_page_by_page(registry: RudeRegistry, host: str) -> None:
     async def page(request: web.Request) -> web.StreamResponse:
         last = request.query.get("last")
         headers = {} if last else {"Link": '</v2/reef/tags/list?last=1&n=1>; rel="next"'}
         return web.json_response({"name": "reef", "tags": ["2"] if last else ["1"]}, headers=headers)
 
     registry.replaced["/v2/reef/tags/list"] = page
-    assert list(await store.tags(f"{host}/reef")) == ["1", "2"]
+    assert await repository_tags(f"{host}/reef", Registries()) == ["1", "2"]

@@ -200,3 +200,37 @@ async def test_who_stops_reading_leaves_nothing_open(store: ContentStore, tmp_pa
     await store.remove("reef")
     await asyncio.sleep(0)
     assert not [path for path in (tmp_path / "first/content").rglob("*") if path.is_file()]
+
+
+async def test_archives_of_docker_since_25_are_loaded_with_their_manifests(store: ContentStore) -> None:
+    """As `docker save` writes them: more in the index than is for us, and more in each entry."""
+    config = json.dumps(
+        {"architecture": "amd64", "os": "linux", "rootfs": {"type": "layers", "diff_ids": [digest(ROOT)]}}
+    ).encode()
+
+    def describe(kind: str, data: bytes, **more: object) -> dict[str, object]:
+        return {"mediaType": f"application/vnd.oci.image.{kind}", "digest": digest(data), "size": len(data), **more}
+
+    layers = [describe("layer.v1.tar", ROOT)]
+    manifest = json.dumps({"schemaVersion": 2, "config": describe("config.v1+json", config), "layers": layers}).encode()
+    platforms = [
+        describe("manifest.v1+json", manifest, platform={"os": "linux", "architecture": "amd64"}),
+        describe("manifest.v1+json", b"not here", platform={"os": "linux", "architecture": "arm64"}),
+        describe("manifest.v1+json", b"nor this", platform={"os": "unknown", "architecture": "unknown"}),
+    ]
+    inner = json.dumps({"schemaVersion": 2, "manifests": platforms}).encode()
+    name = {"io.containerd.image.name": "docker.io/library/reef:1", "org.opencontainers.image.ref.name": "1"}
+    outer = {"schemaVersion": 2, "manifests": [describe("index.v1+json", inner, annotations=name)]}
+    entry = {
+        "Config": f"blobs/sha256/{digest(config)[7:]}",
+        "RepoTags": ["reef:1"],
+        "Layers": [f"blobs/sha256/{digest(ROOT)[7:]}"],
+        "LayerSources": {digest(ROOT): layers[0]},
+    }
+    members = [file(f"blobs/sha256/{digest(data)[7:]}", data) for data in (config, manifest, inner, ROOT)]
+    members += [file("index.json", json.dumps(outer).encode()), file("manifest.json", json.dumps([entry]).encode())]
+    members += [file("repositories", b'{"reef":{"1":"0"}}'), file("oci-layout", b'{"imageLayoutVersion":"1.0.0"}')]
+    assert await store.load(chunks(tar([directory("blobs"), directory("blobs/sha256"), *members]))) == ["reef:1"]
+    files = await saved(store, "reef:1")
+    assert files[f"blobs/sha256/{digest(manifest)[7:]}"] == manifest
+    assert json.loads(files["index.json"])["manifests"][0]["digest"] == digest(manifest)

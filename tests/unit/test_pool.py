@@ -221,7 +221,7 @@ async def test_it_follows_what_is_asked_for(here: World) -> None:
     assert here.sizes == {SMALL: 2}
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     asked=st.lists(st.sampled_from([VmSize(cpus, 256 * cpus) for cpus in (1, 2, 3, 4)]), max_size=12),
     pool_size=st.integers(0, 6),

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
-from harness.registry import Authority, authority
+from harness.registry_security import Authority, authority
 from harness.rude_registry import CONFIG, RudeRegistry, digest, open_store
 
 from atoll.errors import AccessDenied, InvalidRequest, NotFound, RegistryFailed

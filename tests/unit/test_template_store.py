@@ -251,7 +251,7 @@ def test_a_template_is_found_by_the_beginning_of_its_id(store: TemplateStore) ->
             store.find(ambiguous)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     size=st.integers(0, 3 * MIB),
     pieces=st.lists(st.tuples(st.floats(0, 1), st.binary(max_size=5000)), max_size=5),

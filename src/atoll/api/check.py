@@ -29,7 +29,7 @@ async def check(request: web.Request) -> web.StreamResponse:
     def is_used(image_id: str) -> bool:
         return bool(engine.images.users(image_id))
 
-    checked = await engine.images.content.check(report, is_used, repair=flag(request, "repair"))
+    checked = await engine.images.content.upkeep.check(report, is_used, repair=flag(request, "repair"))
     await send(
         {
             "Images": checked.images,

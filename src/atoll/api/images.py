@@ -115,7 +115,7 @@ async def _pull(request: web.Request) -> web.StreamResponse:
     content = engine.images.content
 
     async def pull(report: Report) -> None:
-        tags = await content.tags(name, scheme=scheme, credentials=credentials) if is_whole else [None]
+        tags = await engine.images.tags(name, scheme, credentials) if is_whole else [None]
         for tag in tags:
             full = name if tag is None else f"{name}:{tag}"
             await content.pull(full, platform, report, scheme=scheme, credentials=credentials)

@@ -1,6 +1,7 @@
 """The HTTP server on the engine's unix socket: who may talk to it, in which version, and what an error looks like."""
 
 import asyncio
+import json
 import logging
 import os
 import re
@@ -40,6 +41,7 @@ log = logging.getLogger("atoll.api")
 MOST_BODY_BYTES = 16 << 20
 """Of a JSON body; archives are streamed and may be larger."""
 SHUTDOWN_S = 0.5
+ERROR_HEADER = "X-Atoll-Error"
 
 _MODULES = (
     system,
@@ -150,7 +152,11 @@ async def _answer_errors(request: web.Request, handler: Handler) -> web.StreamRe
         return Hijacked()
     if status == 304:
         return web.Response(status=304)
-    return answer({"message": message, "code": code}, status=status)
+    response = answer({"message": message, "code": code}, status=status)
+    if request.method == "HEAD":
+        # An answer to HEAD has no body; ours reads this instead.
+        response.headers[ERROR_HEADER] = json.dumps({"message": message, "code": code})
+    return response
 
 
 @web.middleware

@@ -33,7 +33,7 @@ async def usage(request: web.Request) -> web.Response:
         "BuildCache": None,
     }
     if "image" in types:
-        used = await engine.images.content.usage()
+        used = engine.images.content.upkeep.usage()
         images = await engine.images.content.list()
         rows = [image_row(image, created_s(image), len(engine.images.users(image.id))) for image in images]
         for row, image in zip(rows, images, strict=True):

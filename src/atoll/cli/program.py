@@ -36,7 +36,7 @@ ROOT = Tree(
         "Common Commands": ["run", "exec", "ps", "pull", "push", "images", "login", "logout", "version", "info"],
         "Management Commands": ["container", "image", "registry", "system", "volume"],
         "Commands": sorted(
-            {*CONTAINER_VERBS, "inspect", "import", "load", "rmi", "save", "tag"} - {"run", "exec", "ps"},
+            {*CONTAINER_VERBS, "history", "inspect", "import", "load", "rmi", "save", "tag"} - {"run", "exec", "ps"},
         ),
     },
     params=[

@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from atoll.client.shapes import Json, Query
 
 
+# What stands for the body in an error's answer to HEAD.
+_ERROR_HEADER = "x-atoll-error"
+
+
 class EngineError(AtollError):
     """The engine answered with an error: its HTTP `status`, and the name of the error where it says one."""
 
@@ -179,7 +183,9 @@ def _query_string(query: "Query | None") -> str:
 
 def _error_of(response: Response) -> tuple[str, str]:
     """The message and the error's name in an error response; whatever the body is, something readable."""
-    content = response.read()
+    content = response.read() or next(
+        (value.encode() for name, value in response.headers.items() if name.lower() == _ERROR_HEADER), b""
+    )
     try:
         value: Json = json.loads(content)
     except ValueError:

@@ -13,7 +13,7 @@ from atoll.client.containers import encode_filters
 from atoll.client.http import Response
 
 if TYPE_CHECKING:
-    from atoll.client.shapes import ImageSummary, Object, ProgressLine, Pruned, Removed
+    from atoll.client.shapes import HistoryStep, ImageSummary, Object, ProgressLine, Pruned, Removed
 
 
 def list_images(
@@ -27,6 +27,11 @@ def list_images(
 def inspect(client: Client, image: str) -> "Object":
     """All about an image."""
     return cast("Object", client.get(_path(image, "json")))
+
+
+def history(client: Client, image: str) -> "list[HistoryStep]":
+    """How its layers came to be, the last step first."""
+    return cast("list[HistoryStep]", client.get(_path(image, "history")))
 
 
 def tag(client: Client, image: str, repository: str, tag_name: str) -> None:

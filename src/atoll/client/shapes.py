@@ -127,6 +127,16 @@ class ImageSummary(TypedDict, total=False):
     Labels: dict[str, str] | None
 
 
+class HistoryStep(TypedDict, total=False):
+    """One row of `GET /images/{name}/history`; seconds since the epoch, bytes."""
+
+    Id: str
+    Created: int
+    CreatedBy: str
+    Size: int
+    Comment: str
+
+
 class Removed(TypedDict, total=False):
     """One thing that `DELETE /images/{name}` did."""
 

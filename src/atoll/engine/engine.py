@@ -144,7 +144,7 @@ async def _tidy_up(templates: Templates, pool: Pool, content: ContentStore, admi
         await asyncio.sleep(TIDY_UP_S)
         await pool.tidy_up()
         templates.tidy_up()
-        while admission.has_leisure and await content.take_checksum():
+        while admission.has_leisure and await content.upkeep.take_checksum():
             pass
 
 

@@ -19,6 +19,7 @@ from atoll.image import (
     Scheme,
     log_in,
     merged_execution,
+    repository_tags,
 )
 
 
@@ -32,6 +33,10 @@ class Images:
         self._registries = registries
         self._containers = containers
         self._events = events
+
+    async def tags(self, repository: str, scheme: Scheme, credentials: Mapping[str, Credentials]) -> list[str]:
+        """The tags that a repository has in its registry: raises as `atoll.image.repository_tags` does."""
+        return await repository_tags(repository, self._registries, scheme, credentials)
 
     async def log_in(self, domain: str, credentials: Credentials, scheme: Scheme) -> str:
         """Whether the registry called `domain` takes `credentials`: raises as `atoll.image.log_in` does."""
@@ -135,7 +140,7 @@ class Images:
 
         With `dangling` those alone that have no name with a tag.
         """
-        before = await self.content.usage()
+        before = self.content.upkeep.usage()
         removed: list[dict[str, str]] = []
         for image in await self.content.list():
             if (dangling and image.repo_tags) or not wanted(image):
@@ -146,7 +151,7 @@ class Images:
             entries = await self.content.remove(image.id, force=True)
             self._publish_removal(image.id, entries)
             removed += entries
-        after = await self.content.usage()
+        after = self.content.upkeep.usage()
         return removed, sum(size for diff_id, size in before.layer_bytes.items() if diff_id not in after.layer_bytes)
 
     def _publish_removal(self, image_id: str, removed: Sequence[Mapping[str, str]]) -> None:

@@ -8,7 +8,16 @@ from atoll.image.layer import write_layer
 from atoll.image.limits import Limits
 from atoll.image.oci import Execution
 from atoll.image.reference import Reference, registry_domain
-from atoll.image.registry import ANONYMOUS, DOCKERS_CERTIFICATES, Credentials, Patience, Registries, Scheme, log_in
+from atoll.image.registry import (
+    ANONYMOUS,
+    DOCKERS_CERTIFICATES,
+    Credentials,
+    Patience,
+    Registries,
+    Scheme,
+    log_in,
+    repository_tags,
+)
 from atoll.image.save import ArchiveFormat
 from atoll.image.store import ContentStore
 from atoll.image.usage import Usage
@@ -38,5 +47,6 @@ __all__ = [
     "make_writable_disk",
     "merged_execution",
     "registry_domain",
+    "repository_tags",
     "write_layer",
 ]

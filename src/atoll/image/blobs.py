@@ -18,10 +18,8 @@ def digest_of(data: bytes) -> str:
 class BlobWriter:
     """Takes a blob's bytes as they come; `digest` and `size_bytes` are those of what came so far."""
 
-    def __init__(self, file: FileIO, limit_bytes: int, wanted: str | None, wanted_bytes: int | None) -> None:
+    def __init__(self, file: FileIO, limit_bytes: int) -> None:
         self.size_bytes = 0
-        self._wanted = wanted
-        self._wanted_bytes = wanted_bytes
         self._file = file
         self._limit_bytes = limit_bytes
         self._hash = hashlib.sha256()
@@ -43,14 +41,12 @@ class BlobWriter:
             raise InvalidRequest(f"a blob is larger than the {self._limit_bytes} bytes it may have")
         self._hash.update(data)
 
-    def verify(self) -> None:
+    def verify(self, digest: str, size_bytes: int) -> None:
         """Raise `InvalidRequest` unless what was written is what was announced."""
-        if self._wanted_bytes is not None and self.size_bytes != self._wanted_bytes:
-            raise InvalidRequest(
-                f"blob {self._wanted} is cut off: {self.size_bytes} of {self._wanted_bytes} bytes came"
-            )
-        if self._wanted is not None and self.digest != self._wanted:
-            raise InvalidRequest(f"blob {self._wanted} is not what it claims to be: its bytes have {self.digest}")
+        if self.size_bytes != size_bytes:
+            raise InvalidRequest(f"blob {digest} is cut off: {self.size_bytes} of {size_bytes} bytes came")
+        if self.digest != digest:
+            raise InvalidRequest(f"blob {digest} is not what it claims to be: its bytes have {self.digest}")
 
 
 class BlobStore:
@@ -79,22 +75,17 @@ class BlobStore:
             return -1
 
     @contextmanager
-    def writer(self, digest: str | None, *, limit_bytes: int, size_bytes: int | None = None) -> Iterator[BlobWriter]:
-        """Write a blob; it is kept when the block ends well and its bytes have `digest` and `size_bytes`, if given.
-
-        Raises `InvalidRequest` when they do not, or when there are more than `limit_bytes`.
-        """
-        most = limit_bytes if size_bytes is None else min(limit_bytes, size_bytes)
+    def writer(self, *, limit_bytes: int) -> Iterator[BlobWriter]:
+        """Write a blob; it is kept when the block ends well. Raises `InvalidRequest` beyond `limit_bytes`."""
         with new_file(self._ingest) as new:
-            writer = BlobWriter(new.file, most, digest, size_bytes)
+            writer = BlobWriter(new.file, limit_bytes)
             yield writer
-            writer.verify()
             if not self.has(writer.digest):
                 new.keep_as(self.path(writer.digest))
 
     def add(self, data: bytes) -> str:
         """Keep `data` and return its digest."""
-        with self.writer(None, limit_bytes=len(data)) as writer:
+        with self.writer(limit_bytes=len(data)) as writer:
             writer.write(data)
         return writer.digest
 

@@ -23,6 +23,7 @@ from atoll.image.feed import consume_file
 from atoll.image.garbage import Garbage
 from atoll.image.layers import LayerStore
 from atoll.image.limits import Limits
+from atoll.image.verity import TreeStore
 
 _FSCK_S = 600
 _PLAIN = {"LC_ALL": "C", "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
@@ -69,6 +70,7 @@ class Check:
         catalog: Catalog,
         blobs: BlobStore,
         layers: LayerStore,
+        trees: TreeStore,
         disks: Path,
         writable: Path,
         ingest: Path,
@@ -82,6 +84,7 @@ class Check:
         self._catalog = catalog
         self._blobs = blobs
         self._layers = layers
+        self._trees = trees
         self._disks = disks
         self._writable = writable
         self._ingest = ingest
@@ -102,8 +105,10 @@ class Check:
             await self._check_blob(digest)
         for diff_id in sorted(live.layers):
             await self._check_layer(diff_id)
+            await self._check_tree(diff_id)
         for diff_ids in sorted(live.disks):
-            await self._check_disk(diff_ids)
+            for verified in (False, True):
+                await self._check_disk(diff_ids, verified=verified)
         for path in sorted(self._writable.iterdir()):
             await self._check_formatted(path)
         for image_id in self._catalog.ids():
@@ -174,14 +179,30 @@ class Check:
                 await self._found("blob", digest, f"cannot be made a layer of: {error}")
         return None
 
-    async def _check_disk(self, diff_ids: tuple[str, ...]) -> None:
-        descriptor = self._disks / disk_key(diff_ids) / DESCRIPTOR
+    async def _check_tree(self, diff_id: str) -> None:
+        """The hash tree of a layer, which is made when it is wanted first."""
+        if diff_id in self._bad_layers:
+            return
+        if await asyncio.to_thread(self._trees.is_sound, diff_id, self._layers.path(diff_id)):
+            return
+        outcome = Outcome.LEFT
+        if self._repair:
+            self._trees.forget(diff_id)  # the layer itself is what it should be
+            outcome = Outcome.REPAIRED
+        await self._found("layer", diff_id, "has a hash tree that is not its own", outcome)
+
+    async def _check_disk(self, diff_ids: tuple[str, ...], *, verified: bool) -> None:
+        descriptor = self._disks / disk_key(diff_ids, verified=verified) / DESCRIPTOR
         if not descriptor.parent.exists():
             return  # composed when it is wanted first
         self._checked = replace(self._checked, disks=self._checked.disks + 1)
         if self._bad_layers.intersection(diff_ids):
             return  # that is the layer's trouble
-        sizes = [self._layers.path(diff_id).stat().st_size for diff_id in diff_ids]
+        parts = [self._layers.path(diff_id) for diff_id in diff_ids]
+        parts += [self._trees.path(diff_id) for diff_id in diff_ids] if verified else []
+        if not all(part.exists() for part in parts):
+            return  # a tree that is made anew is as large as it was
+        sizes = [part.stat().st_size for part in parts]
         wanted = disk_descriptor(sizes)
         if not descriptor.exists() or await asyncio.to_thread(descriptor.read_bytes) == wanted:
             return

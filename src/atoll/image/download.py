@@ -42,9 +42,7 @@ class Downloads:
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._watching: dict[str, list[Report]] = {}
         root.mkdir(parents=True, exist_ok=True)
-        for path in root.iterdir():
-            if path.stat().st_mtime < time.time() - _KEPT_S:
-                path.unlink()
+        self._sweep()
 
     def alone(self, digest: str) -> asyncio.Lock:
         """To be held around `fetch`; who wants the same blob waits here."""
@@ -73,6 +71,7 @@ class Downloads:
         Raises `InvalidRequest` when either is not what it should be, `OutOfSpace`, and what `chunks` raises; only then
         what came is kept for the next time.
         """
+        self._sweep()
         begun_bytes = self._begun_bytes(descriptor)
         try:
             await self._fetch_rest(diff_id, descriptor, chunks(begun_bytes))
@@ -84,6 +83,11 @@ class Downloads:
     async def _fetch_rest(self, diff_id: str, descriptor: Descriptor, chunks: AsyncGenerator[bytes, None]) -> None:
         await consume(chunks, lambda source: self._store(source, diff_id, descriptor))
 
+    def _sweep(self) -> None:
+        for path in self._root.iterdir():
+            if path.stat().st_mtime < time.time() - _KEPT_S:
+                path.unlink()
+
     def _begun_bytes(self, descriptor: Descriptor) -> int:
         path = self._path(descriptor.digest)
         try:
@@ -93,14 +97,15 @@ class Downloads:
         if begun_bytes > descriptor.size:
             path.unlink()
             return 0
+        # It is in use again: not to be swept out while it is read.
+        os.utime(path)
         return begun_bytes
 
     def _store(self, source: Source, diff_id: str, descriptor: Descriptor) -> None:
         path = self._path(descriptor.digest)
         try:
             with space_errors(self._root), FileIO(_open(path), "r+") as file:
-                most = min(descriptor.size, self._limits.blob_bytes)
-                writer = BlobWriter(file, most, descriptor.digest, descriptor.size)
+                writer = BlobWriter(file, min(descriptor.size, self._limits.blob_bytes))
                 joined = _Resumed(file, writer, source)
                 try:
                     self._layers.make(joined, diff_id, self._limits)
@@ -108,16 +113,16 @@ class Downloads:
                     # A damaged download shows as a broken tar first; what is wrong is the blob.
                     while joined.read(_CHUNK):
                         pass
-                    writer.verify()
+                    writer.verify(descriptor.digest, descriptor.size)
                     raise
-                writer.verify()
+                writer.verify(descriptor.digest, descriptor.size)
             self._blobs.adopt(path, descriptor.digest)
             path.unlink()
         except (InvalidRequest, OutOfSpace):
             path.unlink(missing_ok=True)
             raise
         except BaseException:
-            if not path.stat().st_size:
+            if path.exists() and not path.stat().st_size:
                 path.unlink()
             raise
 

@@ -3,13 +3,22 @@
 import re
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
-from atoll.errors import InvalidRequest, NotFound
+from atoll.errors import Conflict, InvalidRequest, NotFound
 from atoll.image.catalog import Catalog
 from atoll.image.reference import Reference
 
 _IDENTIFIER = re.compile(r"(?:sha256:)?([0-9a-f]{1,64})", re.ASCII)
+
+
+@dataclass(frozen=True)
+class Leaving:
+    """What is taken away when a name is removed; with `is_last`, nothing is left that the image could be found by."""
+
+    image_id: str
+    names: tuple[Reference, ...]
+    is_last: bool
 
 
 class Names:
@@ -45,6 +54,31 @@ class Names:
                 if tags:
                     return [(image_id, tag) for tag, image_id in tags]
         return [self.find(name)]
+
+    def leaving(self, name: str, *, force: bool) -> Leaving:
+        """What goes with `name`: by an id all names, by a repository's last tag the digests that it was pulled under.
+
+        Raises `Conflict` for an id whose image is in several repositories, unless `force`; `NotFound`.
+        """
+        image_id, reference = self.find(name)
+        tags, digests = self._catalog.names(image_id), self._catalog.digests(image_id)
+        if reference is None:
+            if len({known.repository for known in tags}) > 1 and not force:
+                raise Conflict(
+                    f"conflict: unable to delete {short_id(image_id)} (must be forced)"
+                    " - image is referenced in multiple repositories"
+                )
+            return Leaving(image_id, (*tags, *digests), is_last=True)
+        going = [reference]
+        others = [known for known in tags if known != reference]
+        if not any(known.repository == reference.repository for known in others):
+            going += [known for known in digests if known.repository == reference.repository and known != reference]
+        return Leaving(image_id, tuple(going), is_last=set(going) >= set(tags) and (bool(reference.tag) or not tags))
+
+
+def short_id(image_id: str) -> str:
+    """An image's id as users are shown it."""
+    return image_id.removeprefix("sha256:")[:12]
 
 
 def name_to_give(text: str) -> Reference:

@@ -26,7 +26,7 @@ class StoredLayer:
 
 def store_layer(source: Source, blobs: BlobStore, layers: LayerStore, limits: Limits) -> StoredLayer:
     """Keep the tar in `source` as a blob and make a layer of it, in one pass; blocks. Both are kept, or neither is."""
-    with blobs.writer(None, limit_bytes=limits.blob_bytes) as writer:
+    with blobs.writer(limit_bytes=limits.blob_bytes) as writer:
         written = layers.make(_Copying(source, writer), None, limits)
     return StoredLayer(written.diff_id, writer.digest, written.entries)
 

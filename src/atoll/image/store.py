@@ -7,8 +7,7 @@ Files first, then the entry in the catalog: a crash leaves at most files that no
 import asyncio
 import shutil
 import tempfile
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence, Set
-from contextlib import suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence, Set
 from dataclasses import replace
 from pathlib import Path
 from weakref import WeakValueDictionary
@@ -17,18 +16,18 @@ from atoll.errors import Conflict, InvalidRequest, NotFound
 from atoll.image.archive import ArchivedImage, read_archive
 from atoll.image.blobs import BlobStore
 from atoll.image.catalog import Catalog
-from atoll.image.check import Check, Checked, Finding
 from atoll.image.commit import Commit, committed_config
-from atoll.image.disk import ComposedDisk, DiskLayer, compose_disk, disk_key
+from atoll.image.disk import ComposedDisk
 from atoll.image.download import ChunksFrom, Downloads
 from atoll.image.durable import sync_file
 from atoll.image.feed import consume, consume_file
 from atoll.image.garbage import Garbage
 from atoll.image.image import Image, Layer
+from atoll.image.image_disk import image_disk
 from atoll.image.layers import LayerStore
 from atoll.image.limits import DEFAULT_LIMITS, Limits
 from atoll.image.manifest import HOST, parse_config, parse_platform
-from atoll.image.names import Names, name_to_give
+from atoll.image.names import Names, name_to_give, short_id
 from atoll.image.oci import Descriptor, ImageConfig
 from atoll.image.origins import Origins
 from atoll.image.outgoing import KnownImage, outgoing_image
@@ -41,7 +40,7 @@ from atoll.image.registry import ANONYMOUS, DEFAULT_REGISTRIES, Credentials, Reg
 from atoll.image.rootfs import check_changes, imported_config, store_layer
 from atoll.image.save import ArchiveFormat, archive_chunks
 from atoll.image.tarstream import Source
-from atoll.image.usage import Usage
+from atoll.image.upkeep import Upkeep
 from atoll.image.verity import TreeStore
 from atoll.image.writable import VOLUME_DIRECTORIES, make_writable_disk
 from atoll.store.database import Database
@@ -89,6 +88,17 @@ class ContentStore:
         self._converting = asyncio.Semaphore(_CONVERSIONS)
         self._garbage = Garbage(self._catalog, self._blobs, self._layers, self._trees, self._disks, self._ingest)
         self._garbage.sweep()
+        self.upkeep = Upkeep(
+            self._catalog,
+            self._blobs,
+            self._layers,
+            self._trees,
+            self._garbage,
+            limits,
+            disks=self._disks,
+            writable=self._writable,
+            ingest=self._ingest,
+        )
 
     async def load(self, chunks: AsyncIterator[bytes]) -> list[str]:
         """Load every image of an archive (docker-archive or OCI layout, compressed or not) and return their names.
@@ -166,6 +176,7 @@ class ContentStore:
         check_changes(commit.changes)
         parent = self._image(parent_id).config
         async with self._garbage.busy():
+            there = self._known_blobs(parent.diff_ids)
             layer = await consume(chunks, lambda source: store_layer(source, self._blobs, self._layers, self._limits))
             config, diff_ids = committed_config(parent, layer, commit)
             image_id = await asyncio.to_thread(self._blobs.add, config)
@@ -173,7 +184,7 @@ class ContentStore:
                 image_id,
                 diff_ids=diff_ids,
                 documents=(image_id,),
-                layer_blobs=((layer.diff_id, layer.blob),) if layer.entries else (),
+                layer_blobs=[*there, (layer.diff_id, layer.blob)] if layer.entries else there,
                 names=names,
             )
             if not layer.entries:
@@ -200,16 +211,15 @@ class ContentStore:
             report({"status": f"Pulling from {name.path}", "id": name.digest or name.tag})
             pulled = await resolve(sources, name, wanted, self._limits)
             before = self._catalog.find(name)
-            # Blobs of layers that are here already, perhaps of an image that is removed meanwhile.
-            there = [(diff_id, blob) for diff_id, _ in pulled.layers for blob in self._catalog.layer_blobs(diff_id)]
-            await fetch_layers(sources, pulled, self._layers.has, self._fetch_layer, self._downloads, report)
+            there = self._known_blobs(diff_id for diff_id, _ in pulled.layers)
+            await fetch_layers(sources, pulled, self._has_layer, self._fetch_layer, self._downloads, report)
             documents = [await asyncio.to_thread(self._blobs.add, document) for document in pulled.documents]
-            there += [(diff_id, layer.digest) for diff_id, layer in pulled.layers]
+            came = [(diff_id, layer.digest) for diff_id, layer in pulled.layers]
             await self._enter(
                 pulled.image_id,
                 diff_ids=pulled.config.diff_ids,
                 documents=documents,
-                layer_blobs=[(diff_id, blob) for diff_id, blob in there if self._blobs.has(blob)],
+                layer_blobs=[pair for pair in (*there, *came) if self._blobs.has(pair[1])],
                 names=(replace(name, digest=None), replace(name, tag=None, digest=pulled.digest)),
             )
             self._origins.add(name, [layer.digest for _, layer in pulled.layers])
@@ -217,14 +227,6 @@ class ContentStore:
         outcome = "Image is up to date" if before == pulled.image_id else "Downloaded newer image"
         report({"status": f"Status: {outcome} for {name.familiar}"})
         return self._image(pulled.image_id)
-
-    async def tags(
-        self, repository: str, *, scheme: Scheme = Scheme.AUTO, credentials: Mapping[str, Credentials] | None = None
-    ) -> Sequence[str]:
-        """The tags that a repository has in its registry; raises as `pull` does."""
-        reference = Reference.parse(repository)
-        async with open_sources(reference, self._registries, scheme, credentials) as sources:
-            return await sources.tags()
 
     async def push(
         self,
@@ -275,46 +277,6 @@ class ContentStore:
         """Whether the image with this full id is here."""
         return image_id in self._catalog.ids()
 
-    async def usage(self) -> Usage:
-        """What the images take on the disk."""
-        images = {image_id: self._catalog.diff_ids(image_id) for image_id in self._catalog.ids()}
-        blobs = {diff_id: self._catalog.layer_blobs(diff_id) for diff_ids in images.values() for diff_id in diff_ids}
-        sizes = {
-            diff_id: self._layers.size_bytes(diff_id) + sum(max(self._blobs.size_bytes(blob), 0) for blob in there)
-            for diff_id, there in blobs.items()
-        }
-        return Usage(sizes, images)
-
-    async def check(
-        self, report: Callable[[Finding], Awaitable[None]], is_used: Callable[[str], bool], *, repair: bool
-    ) -> Checked:
-        """Hold everything to what it was when it came in, and with `repair` mend it; `is_used` by containers."""
-        async with self._garbage.busy():
-            check = Check(
-                self._catalog,
-                self._blobs,
-                self._layers,
-                self._disks,
-                self._writable,
-                self._ingest,
-                self._limits,
-                self._garbage,
-                is_used,
-                report,
-                repair=repair,
-            )
-            return await check.run()
-
-    async def take_checksum(self) -> bool:
-        """Take the checksum of a layer that has none, when all is quiet; whether there was one."""
-        async with self._garbage.busy():
-            for diff_id in self._catalog.layers_without_checksum():
-                with suppress(OSError):  # gone, or not to be read: that is for a check to say
-                    checksum = await asyncio.to_thread(self._layers.checksum, diff_id)
-                    self._catalog.record_checksum(diff_id, checksum)
-                    return True
-        return False
-
     async def tag(self, source: str, name: str) -> None:
         """Let `name` mean the image that `source` means; raises `NotFound`, `InvalidRequest`."""
         image_id, _ = self._names.find(source)
@@ -323,38 +285,23 @@ class ContentStore:
     async def remove(self, name: str, *, force: bool = False, in_use: Set[str] = frozenset()) -> Removed:
         """Take a name away, and the image with its last; returns what Docker does, `Untagged` and `Deleted` in order.
 
-        Images whose id is in `in_use` keep their layers: `Conflict`, or with `force` only their names go.
-        Raises `Conflict` for an id whose image is in several repositories, unless `force`; `NotFound`.
+        Images whose id is in `in_use` keep their layers: `Conflict`, or with `force` only names go. As `Names.leaving`.
         """
-        image_id, reference = self._names.find(name)
-        tags, digests = self._catalog.names(image_id), self._catalog.digests(image_id)
-        if reference is None:
-            if len({known.repository for known in tags}) > 1 and not force:
-                raise Conflict(
-                    f"conflict: unable to delete {_short(image_id)} (must be forced)"
-                    " - image is referenced in multiple repositories"
-                )
-            going = [*tags, *digests]
-        else:
-            going = [reference]
-            others = [known for known in tags if known != reference]
-            if not any(known.repository == reference.repository for known in others):
-                # The last tag in a repository takes the digest along under which it was pulled from there.
-                going += [known for known in digests if known.repository == reference.repository and known != reference]
-        is_last = set(going) >= set(tags) and (reference is None or bool(reference.tag) or not tags)
-        if is_last and image_id in in_use and not force:
+        leaving = self._names.leaving(name, force=force)
+        image_id = leaving.image_id
+        if leaving.is_last and image_id in in_use and not force:
             raise Conflict(
-                f"conflict: unable to delete {_short(image_id)} (must be forced) - image is being used by a container"
+                f"conflict: unable to delete {short_id(image_id)} (must be forced) - image is being used by a container"
             )
-        removed = [{"Untagged": known.familiar} for known in going]
+        removed = [{"Untagged": known.familiar} for known in leaving.names]
         async with self._garbage.busy():
-            if is_last and image_id not in in_use:
+            if leaving.is_last and image_id not in in_use:
                 self._catalog.remove(image_id)
                 self._configs.pop(image_id, None)
                 removed.append({"Deleted": image_id})
                 self._garbage.expect()
             else:
-                for known in going:
+                for known in leaving.names:
                     self._catalog.unname(known)
         return removed
 
@@ -363,24 +310,10 @@ class ContentStore:
 
         Raises `NotFound` when a layer is gone, `InvalidRequest` and `Unsupported` for images that cannot run.
         """
-        for layer in image.layers:
-            if not layer.squashfs.exists():
-                raise NotFound(f"layer {layer.diff_id} is not in the content store: load or pull the image again")
-        directory = self._disks / disk_key([layer.diff_id for layer in image.layers], verified=verified)
-
-        def compose() -> ComposedDisk:
-            layers = [
-                DiskLayer(
-                    layer.diff_id,
-                    layer.squashfs,
-                    self._trees.tree(layer.diff_id, layer.squashfs) if verified else None,
-                )
-                for layer in image.layers
-            ]
-            return compose_disk(layers, directory, self._ingest)
-
         async with self._garbage.busy():
-            return await asyncio.to_thread(compose)
+            return await asyncio.to_thread(
+                image_disk, image, self._disks, self._trees if verified else None, self._ingest
+            )
 
     async def writable_disk(self, path: Path, size_bytes: int) -> None:
         """Make a container's empty writable layer at `path`; raises as `make_writable_disk` does."""
@@ -404,6 +337,10 @@ class ContentStore:
         await asyncio.to_thread(self._blobs.make_durable)
         await asyncio.to_thread(self._layers.make_durable)
         self._catalog.add(image_id, diff_ids=diff_ids, documents=documents, layer_blobs=layer_blobs, names=names)
+
+    def _known_blobs(self, diff_ids: Iterable[str]) -> Sequence[tuple[str, str]]:
+        """Layers with the blobs that they came as; of an image that may be removed meanwhile."""
+        return [(diff_id, blob) for diff_id in diff_ids for blob in self._catalog.layer_blobs(diff_id)]
 
     def _known(self, image_id: str, references: Sequence[Reference]) -> KnownImage:
         """What is known of an image; the manifest that it has in the repositories of `references` counts most."""
@@ -439,16 +376,16 @@ class ContentStore:
     async def _fetch_layer(self, diff_id: str, descriptor: Descriptor, chunks: ChunksFrom) -> None:
         """Make a layer of a blob while it comes, and keep both."""
         async with self._making_of(diff_id), self._downloads.alone(descriptor.digest):
-            if self._layers.has(diff_id):
+            if self._has_layer(diff_id, descriptor.digest):
                 return
             if not self._blobs.has(descriptor.digest):
                 await self._downloads.fetch(diff_id, descriptor, chunks)
                 return
         await self._make_layer(diff_id, descriptor.digest)
 
+    def _has_layer(self, diff_id: str, *blobs: str) -> bool:
+        """Whether the layer is here, and a blob to save and mend it from: one of `blobs`, or one that is known."""
+        return self._layers.has(diff_id) and any(map(self._blobs.has, (*blobs, *self._catalog.layer_blobs(diff_id))))
+
     def _making_of(self, diff_id: str) -> asyncio.Lock:
         return self._making.setdefault(diff_id, asyncio.Lock())
-
-
-def _short(image_id: str) -> str:
-    return image_id.removeprefix("sha256:")[:12]

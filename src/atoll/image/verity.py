@@ -11,7 +11,7 @@ from pathlib import Path
 
 from atoll.errors import InvalidRequest
 from atoll.image.disk import HashTree
-from atoll.image.durable import new_file, write_fully
+from atoll.image.durable import new_file, sha256_of, write_fully
 from atoll.store.database import Database
 
 SCHEMA = (
@@ -45,9 +45,7 @@ class TreeStore:
 
         Raises `InvalidRequest` for a layer that is another one than when its root was taken, `OutOfSpace`.
         """
-        path = self._root / (diff_id.removeprefix("sha256:") + _SUFFIX)
-        rows = self._database.query("SELECT root FROM layer_verity WHERE diff_id = ?", (diff_id,))
-        known: bytes | None = rows[0]["root"] if rows else None
+        path, known = self.path(diff_id), self._known(diff_id)
         if known is not None and _is_whole(path, known, squashfs.stat().st_size):
             return HashTree(path, known)
         with new_file(self._ingest) as new:
@@ -62,6 +60,33 @@ class TreeStore:
         if known is None:
             self._database.execute("INSERT OR REPLACE INTO layer_verity VALUES (?, ?)", (diff_id, root))
         return HashTree(path, root)
+
+    def path(self, diff_id: str) -> Path:
+        """Where the tree of a layer is, or will be."""
+        return self._root / (diff_id.removeprefix("sha256:") + _SUFFIX)
+
+    def is_sound(self, diff_id: str, squashfs: Path) -> bool:
+        """Whether tree and root are those of the layer, as far as they are there; blocks as long as making them."""
+        path, known = self.path(diff_id), self._known(diff_id)
+        if known is None and not path.exists():
+            return True
+        with new_file(self._ingest) as new:
+            with FileIO(squashfs) as layer:
+                root = write_tree(layer, new.file)
+            if not path.exists():
+                return root == known
+            new.file.seek(0)
+            with FileIO(path) as tree:
+                return root == known and sha256_of(new.file) == sha256_of(tree)
+
+    def forget(self, diff_id: str) -> None:
+        """Forget a layer's tree and root: they are made anew when they are wanted."""
+        self._database.execute("DELETE FROM layer_verity WHERE diff_id = ?", (diff_id,))
+        self.path(diff_id).unlink(missing_ok=True)
+
+    def _known(self, diff_id: str) -> bytes | None:
+        rows = self._database.query("SELECT root FROM layer_verity WHERE diff_id = ?", (diff_id,))
+        return rows[0]["root"] if rows else None
 
     def forget_all_but(self, live: Set[str]) -> None:
         """Forget the roots of all layers but those in `live`."""

@@ -56,16 +56,12 @@ def _copy_out(session: Session, source: "Place", to: str, *, is_exact: bool, fol
     from atoll.cli.copying.places import last_name, means_content, target
     from atoll.cli.copying.unpack import Incoming, Unpacker
     from atoll.client import archives
-    from atoll.client.client import EngineError
 
     path, name = source.path, last_name(source.path)
     if to != STREAM:
         _check_output(to)
     if follows:
-        try:
-            found = archives.stat_path(session.client, source.container, path)
-        except EngineError as error:
-            raise _not_found(error, source.container, path) from error
+        found = archives.stat_path(session.client, source.container, path)
         if found["mode"] & _SYMLINK:
             path = found["linkTarget"]
     found, response = archives.read(session.client, source.container, path)
@@ -147,8 +143,8 @@ def _destination(session: Session, to: "Place") -> "tuple[str, PathStat | None]"
             path = found["linkTarget"]
             found = archives.stat_path(session.client, to.container, path)
     except EngineError as error:
-        # It may be made; that there is no such container, the next request says.
-        if error.status != 404:
+        # A path that is not there may be made.
+        if error.status != 404 or str(error).startswith("No such container"):
             raise
         found = None
     return path, found
@@ -162,13 +158,6 @@ def _check_output(to: str) -> None:
         raise Failure(f'invalid output path: directory "{directory}" does not exist')
     if Path(to).exists() and not (Path(to).is_dir() or Path(to).is_file()):
         raise Failure(f'invalid output path: "{to}" must be a directory or a regular file')
-
-
-def _not_found(error: Exception, container: str, path: str) -> Exception:
-    """The answer to a HEAD request has no text."""
-    if getattr(error, "status", 0) != 404:
-        return error
-    return Failure(f"Error response from engine: Could not find the file {path} in container {container}")
 
 
 def _stdin() -> Iterator[bytes]:

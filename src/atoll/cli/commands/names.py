@@ -26,6 +26,7 @@ CONTAINER_VERBS = {
 """Directly below `atoll`, and below `atoll container`."""
 
 IMAGE_VERBS = {
+    "history": "history:history",
     "images": "images:images",
     "import": "archives:import_",
     "load": "archives:load",

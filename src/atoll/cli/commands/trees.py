@@ -21,6 +21,7 @@ image = Tree(
     "image",
     help="Manage images",
     entries={
+        "history": IMAGE_VERBS["history"],
         "import": IMAGE_VERBS["import"],
         "inspect": "inspect:image_inspect",
         "list": IMAGE_VERBS["images"],
@@ -34,7 +35,7 @@ image = Tree(
         "save": IMAGE_VERBS["save"],
         "tag": IMAGE_VERBS["tag"],
     },
-    sections={"Commands": ["import", "inspect", "load", "ls", "prune", "pull", "push", "rm", "save", "tag"]},
+    sections={"Commands": ["history", "import", "inspect", "load", "ls", "prune", "pull", "push", "rm", "save", "tag"]},
 )
 
 registry = Tree(

@@ -31,7 +31,7 @@ class ConfigFile:
         except (OSError, ValueError) as error:
             raise Failure(f"the configuration file {path} cannot be read: {error}") from error
         if not isinstance(content, dict) or not all(
-            isinstance(content.get(name) or {}, dict) for name in ("auths", "credHelpers")
+            isinstance(content.get(name), dict | None) for name in ("auths", "credHelpers")
         ):
             raise Failure(f"the configuration file {path} is malformed: see Docker's documentation of config.json")
         self._content = content

@@ -5,7 +5,7 @@ from atoll.image.registry.credentials import ANONYMOUS, Credentials
 from atoll.image.registry.endpoint import DEFAULT_REGISTRIES, Registries, Scheme
 from atoll.image.registry.login import log_in
 from atoll.image.registry.patience import Patience
-from atoll.image.registry.sources import Sources, open_sources
+from atoll.image.registry.sources import Sources, open_sources, repository_tags
 from atoll.image.registry.upload import Uploads, open_uploads
 
 __all__ = [
@@ -21,4 +21,5 @@ __all__ = [
     "log_in",
     "open_sources",
     "open_uploads",
+    "repository_tags",
 ]

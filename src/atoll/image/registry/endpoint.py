@@ -55,7 +55,6 @@ class Endpoint:
     host: str
     base: URL
     tls: ssl.SSLContext | bool = True
-    is_mirror: bool = False
 
     @property
     def is_plain(self) -> bool:
@@ -87,12 +86,10 @@ async def _mirror(text: str, registries: Registries) -> Endpoint:
         scheme, rest = "auto", text
     address, _, prefix = rest.strip("/").partition("/")
     path = f"/{prefix}/v2/" if prefix else "/v2/"
-    return await _endpoint(address, address, path, registries, Scheme.parse(scheme), is_mirror=True)
+    return await _endpoint(address, address, path, registries, Scheme.parse(scheme))
 
 
-async def _endpoint(
-    host: str, address: str, path: str, registries: Registries, scheme: Scheme, *, is_mirror: bool = False
-) -> Endpoint:
+async def _endpoint(host: str, address: str, path: str, registries: Registries, scheme: Scheme) -> Endpoint:
     try:
         secure, plain = URL(f"https://{address}{path}"), URL(f"http://{address}{path}")
         if not secure.host:
@@ -100,9 +97,9 @@ async def _endpoint(
     except ValueError as error:
         raise InvalidRequest(f"{address!r} is no registry's address: write host or host:port") from error
     if scheme is Scheme.HTTP or (scheme is Scheme.AUTO and await _is_plain(host, secure, registries)):
-        return Endpoint(host, plain, is_mirror=is_mirror)
+        return Endpoint(host, plain)
     tls = await asyncio.to_thread(tls_context, host, registries.certificates)
-    return Endpoint(host, secure, tls, is_mirror)
+    return Endpoint(host, secure, tls)
 
 
 async def _is_plain(host: str, secure: URL, registries: Registries) -> bool:

@@ -51,14 +51,15 @@ class Exchange:
         headers: Mapping[str, str] | None = None,
         body: Body | None = None,
         missing: str = "",
+        extra_s: float = 0.0,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """The answer, if its status is one of `accept`; a token is fetched, or a new one, where one is wanted.
 
-        Raises `NotFound` with `missing` (where that is given) for 404, the refusal for 401 and 403, `Interrupted` for
-        what may pass, and `RegistryFailed`.
+        It may be silent for `extra_s` longer than others. Raises `NotFound` with `missing` (where it is given) for 404,
+        the refusal for 401 and 403, `Interrupted` for what may pass, and `RegistryFailed`.
         """
         before = self.authorization.header
-        async with self._once(method, url, headers, body) as response:
+        async with self._once(method, url, headers, body, extra_s) as response:
             if response.status != 401:
                 await self._check(response, accept, missing)
                 yield response
@@ -67,7 +68,7 @@ class Exchange:
                 await self.authorization.renew(before, response)
             except Denied as error:
                 raise self._refusal(str(error)) from error
-        async with self._once(method, url, headers, body) as response:
+        async with self._once(method, url, headers, body, extra_s) as response:
             await self._check(response, accept, missing)
             yield response
 
@@ -82,12 +83,14 @@ class Exchange:
 
     @asynccontextmanager
     async def _once(
-        self, method: str, url: URL, headers: Mapping[str, str] | None, body: Body | None
+        self, method: str, url: URL, headers: Mapping[str, str] | None, body: Body | None, extra_s: float
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         header = self.authorization.header
         sent = {**(headers or {}), **({"Authorization": header} if header else {})}
         base = self.endpoint.base
-        async with follow(self._session, self.endpoint, method, url, sent, body, at_home=base) as response:
+        waits = self.patience.timeout(extra_s)
+        asking = follow(self._session, self.endpoint, method, url, sent, body, at_home=base, waits=waits)
+        async with asking as response:
             yield response
 
     async def _check(self, response: aiohttp.ClientResponse, accept: Collection[int], missing: str) -> None:

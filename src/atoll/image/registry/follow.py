@@ -32,15 +32,19 @@ async def follow(
     body: Body | None = None,
     *,
     at_home: URL,
+    waits: aiohttp.ClientTimeout | None = None,
 ) -> AsyncIterator[aiohttp.ClientResponse]:
     """The first answer that is no redirect; an `Authorization` in `headers` is sent to the origin of `at_home` only.
 
-    Raises `RegistryFailed` when it leads in circles or where we do not go.
+    `waits` are the session's, where none are given. Raises `RegistryFailed` when it leads in circles or where we do not
+    go.
     """
+    chosen = waits or session.timeout
     for _ in range(_MOST_REDIRECTS + 1):
         sent = {k: v for k, v in headers.items() if k != "Authorization" or url.origin() == at_home.origin()}
         data = body() if callable(body) else body
-        async with session.request(method, url, headers=sent, data=data, allow_redirects=False) as response:
+        asking = session.request(method, url, headers=sent, data=data, allow_redirects=False, timeout=chosen)
+        async with asking as response:
             if response.status not in _REDIRECTS:
                 yield response
                 return

@@ -27,10 +27,9 @@ class Patience:
     """Doubled with every try."""
     most_pause_s: float = 30.0
 
-    @property
-    def timeout(self) -> aiohttp.ClientTimeout:
-        """The same in aiohttp's words; a transfer as a whole may take as long as it takes."""
-        return aiohttp.ClientTimeout(total=None, sock_connect=self.connect_s, sock_read=self.silence_s)
+    def timeout(self, extra_s: float = 0.0) -> aiohttp.ClientTimeout:
+        """The same in aiohttp's words, with `extra_s` more of silence; a transfer may take as long as it takes."""
+        return aiohttp.ClientTimeout(total=None, sock_connect=self.connect_s, sock_read=self.silence_s + extra_s)
 
 
 class Interrupted(Exception):

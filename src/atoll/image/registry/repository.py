@@ -150,7 +150,7 @@ def open_session(endpoint: Endpoint, patience: Patience) -> aiohttp.ClientSessio
     """A session for one registry; to be closed."""
     # Blobs are hashed as they are: nothing may be unpacked in between. Proxies of the environment are not for loopback.
     return aiohttp.ClientSession(
-        timeout=patience.timeout,
+        timeout=patience.timeout(),
         auto_decompress=False,
         trust_env=not endpoint.is_local,
         headers={"Accept-Encoding": "identity", "User-Agent": "atoll"},

@@ -7,7 +7,7 @@ from typing import TypeVar
 from atoll.errors import NotFound, RegistryFailed
 from atoll.image.reference import Reference
 from atoll.image.registry.credentials import ANONYMOUS, Credentials
-from atoll.image.registry.endpoint import Endpoint, Registries, Scheme, endpoints_of
+from atoll.image.registry.endpoint import Registries, Scheme, endpoints_of
 from atoll.image.registry.repository import Repository, open_repository
 
 Result = TypeVar("Result")
@@ -45,11 +45,6 @@ class Sources:
             except (NotFound, RegistryFailed) as error:
                 self._give_up(repository, error)
 
-    @property
-    def endpoint(self) -> Endpoint:
-        """Who answers at present."""
-        return self._repositories[0].endpoint
-
     async def _first(self, ask: Callable[[Repository], Awaitable[Result]]) -> Result:
         while True:
             repository = self._repositories[0]
@@ -84,3 +79,14 @@ async def open_sources(
             opened = open_repository(reference, endpoint, registries.patience, own)
             repositories.append(await stack.enter_async_context(opened))
         yield Sources(repositories)
+
+
+async def repository_tags(
+    repository: str,
+    registries: Registries,
+    scheme: Scheme = Scheme.AUTO,
+    credentials: Mapping[str, Credentials] | None = None,
+) -> list[str]:
+    """The tags that a repository has in its registry; raises `NotFound`, `RegistryFailed`, `InvalidRequest`."""
+    async with open_sources(Reference.parse(repository), registries, scheme, credentials) as sources:
+        return await sources.tags()

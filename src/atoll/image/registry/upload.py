@@ -28,6 +28,8 @@ Progress = Callable[[int], None]
 """Told how many bytes are sent."""
 
 _SMALL_BYTES = 4 << 20
+_HASHED_BYTES_PER_S = 32 << 20
+"""What a slow registry verifies in a second."""
 _RANGE = re.compile(r"(?:bytes=)?0-(\d+)")
 _BYTES = {"Content-Type": "application/octet-stream"}
 
@@ -143,7 +145,10 @@ class Uploads:
     async def _put(self, upload: _Upload, body: Callable[[], AsyncIterable[bytes]] | None, size_bytes: int) -> None:
         url = upload.location.extend_query({"digest": upload.digest})
         headers = {**_BYTES, "Content-Length": str(size_bytes)}
-        request = self._exchange.request("PUT", url, accept=(201, 204, 404, 416), headers=headers, body=body or b"")
+        accept = (201, 204, 404, 416)
+        # It may hash all of the blob before it answers.
+        extra_s = upload.size_bytes / _HASHED_BYTES_PER_S
+        request = self._exchange.request("PUT", url, accept=accept, headers=headers, body=body or b"", extra_s=extra_s)
         async with request as response:
             _check_session(response.status)
 

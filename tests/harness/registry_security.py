@@ -1,61 +1,12 @@
-"""Debian's `docker-registry` on loopback: plain or over HTTPS, for everybody or for who has a password.
-
-`authority` makes certificates with openssl, `password_line` a line of an htpasswd file with the C library's crypt.
-"""
+"""Who may use a registry, and why it is to be trusted: passwords, and certificates made with openssl."""
 
 import ctypes
-import json
-import os
-import socket
 import subprocess
-import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import takewhile
 from pathlib import Path
 
-from harness.checkout import program
 
-
-@contextmanager
-def running_registry(directory: Path, settings: Mapping[str, object] | None = None) -> Iterator[str]:
-    """A registry with its files below `directory`; gives its address. `settings` are added to its configuration."""
-    address = free_address()
-    storage = directory / "storage"
-    config: dict[str, object] = {
-        "version": "0.1",
-        "storage": {"filesystem": {"rootdirectory": str(storage)}, "delete": {"enabled": True}},
-        **(settings or {}),
-    }
-    http = config.get("http", {})
-    assert isinstance(http, dict)
-    config["http"] = {"addr": address, **http}
-    # JSON is YAML.
-    directory.mkdir(parents=True, exist_ok=True)
-    (directory / "registry.yml").write_text(json.dumps(config))
-    command = [str(program("docker-registry")), "serve", str(directory / "registry.yml")]
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("REGISTRY_")}
-    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as server:
-        assert server.stderr is not None
-        try:
-            said = list(takewhile(lambda line: "listening on" not in line, server.stderr))
-            assert server.poll() is None, "".join(said)
-            # It writes a line a request, and stops when nobody reads them.
-            threading.Thread(target=server.stderr.read, daemon=True).start()
-            yield address
-        finally:
-            server.kill()
-
-
-def free_address() -> str:
-    """An address on loopback where nobody listens at present."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{probe.getsockname()[1]}"
-
-
-def basic_auth(directory: Path, user: str, password: str) -> dict[str, object]:
+def basic_auth(directory: Path, user: str, password: str) -> dict[str, dict[str, object]]:
     """Settings for a registry that lets in `user` alone."""
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "htpasswd").write_text(password_line(user, password))
@@ -136,10 +87,3 @@ def authority(directory: Path) -> Authority:
 def _openssl(*arguments: str | Path) -> None:
     done = subprocess.run(["openssl", *arguments], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-
-
-def skopeo(*arguments: str | Path) -> str:
-    """Run skopeo, and return what it says."""
-    done = subprocess.run(["skopeo", "--insecure-policy", *arguments], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout.strip()
