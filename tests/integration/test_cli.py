@@ -176,6 +176,7 @@ def test_images_are_saved_named_and_removed(atoll: Command, busybox_tar: Path) -
     imported = atoll.ok("image", "import", *changes, "-", "reef:1", input=busybox_tar.read_bytes())
     assert imported.startswith("sha256:")
     atoll.ok("tag", "reef:1", "localhost:5000/reef:2")
+    assert atoll.ok("images", "--format", "{{.Repository}}:{{.Tag}}", "reef") == "reef:1"
     assert atoll.ok("run", "--rm", "localhost:5000/reef:2", "echo", "hi") == "hi"
     assert atoll.ok("rmi", "localhost:5000/reef:2") == "Untagged: localhost:5000/reef:2"
     assert "Untagged: reef:1" in atoll.ok("image", "rm", "reef:1")

@@ -45,7 +45,12 @@ async def list_images(request: web.Request) -> web.Response:
             and all(created[image.id] > moment for moment in since)
         )
         if wanted or (not filters and not image.repo_tags):
-            rows.append(image_row(image, created[image.id], len(engine.images.users(image.id))))
+            row = image_row(image, created[image.id], len(engine.images.users(image.id)))
+            if patterns := filters.get("reference"):
+                row["RepoTags"] = [
+                    tag for tag in image.repo_tags if any(image_name_fits(one, [tag]) for one in patterns)
+                ]
+            rows.append(row)
     return answer(rows)
 
 
