@@ -8,7 +8,7 @@ import asyncio
 import os
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from io import FileIO
 from pathlib import Path
 from weakref import WeakValueDictionary
@@ -85,8 +85,10 @@ class Downloads:
 
     def _sweep(self) -> None:
         for path in self._root.iterdir():
-            if path.stat().st_mtime < time.time() - _KEPT_S:
-                path.unlink()
+            # Another download may be done with its file meanwhile.
+            with suppress(FileNotFoundError):
+                if path.stat().st_mtime < time.time() - _KEPT_S:
+                    path.unlink()
 
     def _begun_bytes(self, descriptor: Descriptor) -> int:
         path = self._path(descriptor.digest)
