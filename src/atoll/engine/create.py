@@ -54,9 +54,13 @@ async def create_container(
                 config=config,
                 vm_uid=_free_uid(services) if drops_privileges else None,
             )
-            # Nothing is awaited from here to the registry: who removes the image finds the container, or we no image.
+            # Nothing is awaited from here to the registry: who removes the image, or a volume, finds the container, or we
+            # find neither.
             if not content.has(config.image_id):
                 raise NotFound(f"No such image: {config.image}")
+            for mount in config.mounts:
+                if mount.type == "volume":
+                    services.volumes.get(mount.name)
             services.table.insert(record)
     except BaseException:
         services.registry.release(taken)
