@@ -54,8 +54,8 @@ async def create_container(
                 config=config,
                 vm_uid=_free_uid(services) if drops_privileges else None,
             )
-            # Nothing is awaited from here to the registry: who removes the image, or a volume, finds the container, or we
-            # find neither.
+            # Nothing is awaited from here to the registry: who removes the image or a volume finds the container, or it
+            # is not made.
             if not content.has(config.image_id):
                 raise NotFound(f"No such image: {config.image}")
             for mount in config.mounts:
