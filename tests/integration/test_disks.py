@@ -54,17 +54,17 @@ def test_what_a_container_deletes_the_host_gets_back(engine_with: EngineWith, ki
     if kind == "pool":
         wait_for_pool(engine)
     container = Container(engine.atoll.ok("run", "-d", "busybox", "sleep", "100000"), engine)
-    write, delete = "dd if=/dev/zero of=/root/big bs=1M count=200 && sync", "rm /root/big && sync"
+    write, delete = "dd if=/dev/zero of=/root/big bs=1M count=64 && sync", "rm /root/big && sync"
     before = _allocated_bytes(container)
     _run(container, write)
-    assert _allocated_bytes(container) >= before + 200 * MIB
+    assert _allocated_bytes(container) >= before + 64 * MIB
     _run(container, delete)
     _wait_until_at_most(before + 16 * MIB, container)
     # Once more, deleted by a later start than that which wrote it.
     _run(container, write)
     container.stop()
     container.start()
-    assert _allocated_bytes(container) >= before + 200 * MIB
+    assert _allocated_bytes(container) >= before + 64 * MIB
     _run(container, delete)
     _wait_until_at_most(before + 16 * MIB, container)
 

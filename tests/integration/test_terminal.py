@@ -32,7 +32,8 @@ def test_a_resize_is_seen_inside(terminal: Terminal) -> None:
 
 def test_ctrl_c_goes_to_the_process_inside_and_not_to_us(terminal: Terminal) -> None:
     running_shell(terminal)
-    terminal.type("echo go $((40 + 2)); sleep 1000")
+    # Told by the process itself: until it is in the foreground the shell would take the signal, and wait for its end.
+    terminal.type("sh -c 'echo go $((40 + 2)); exec sleep 1000'")
     terminal.expect("go 42")
     terminal.press("C-c")
     terminal.expect(PROMPT)
