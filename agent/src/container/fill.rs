@@ -59,7 +59,7 @@ fn copy(source: &Path, target: &Path, links: &mut Links) -> io::Result<()> {
 fn copy_attributes(source: &Path, target: &Path, metadata: &fs::Metadata) -> io::Result<()> {
     match lchown(target, Some(metadata.uid()), Some(metadata.gid())) {
         // A directory of the host that is served without root's rights has one owner.
-        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {}
+        Err(error) if matches!(error.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::InvalidInput) => {}
         result => result?,
     }
     let is_link = metadata.file_type().is_symlink();
