@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 import msgspec
 from aiohttp import web
 
-from atoll.api.requests import answer, container_of, engine_of, flag
+from atoll.api.requests import answer, container_of, engine_of, flag, uploaded
 from atoll.engine.container import Container
 from atoll.engine.runtimes import Runtime
 from atoll.errors import AtollError, InvalidRequest, NotFound
@@ -55,7 +55,7 @@ async def write(request: web.Request) -> web.Response:
     """Extract a tar, compressed by gzip or not, into a directory of a container."""
     container, path = container_of(request), _path(request)
     keeps_kind = flag(request, "noOverwriteDirNonDir")
-    async with container.files() as runtime, aclosing(_decompressed(_uploaded(request))) as archive:
+    async with container.files() as runtime, aclosing(_decompressed(uploaded(request))) as archive:
         try:
             await runtime.write_archive(path, archive, no_overwrite_dir_non_dir=keeps_kind)
         except NotFound:
@@ -158,11 +158,6 @@ async def _stream(request: web.Request, archive: AsyncGenerator[bytes], headers:
             if request.transport is not None:
                 request.transport.abort()
     return response
-
-
-async def _uploaded(request: web.Request) -> AsyncIterator[bytes]:
-    async for chunk in request.content.iter_chunked(_CHUNK_BYTES):
-        yield chunk
 
 
 async def _decompressed(chunks: AsyncIterator[bytes]) -> AsyncGenerator[bytes]:

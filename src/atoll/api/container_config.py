@@ -4,7 +4,6 @@ The rules of merging are those of `POST /containers/create`: the user's settings
 other, environment and labels are united by name.
 """
 
-import re
 from collections.abc import Sequence
 
 from atoll.api.mounts import MountsOf, mount_points
@@ -12,6 +11,7 @@ from atoll.api.refusals import no_new_privileges, refuse_unsupported
 from atoll.api.schemas import ContainerBody, HostConfig, MountBody, Ulimit, Words, terminal_size
 from atoll.engine.signals import signal_number
 from atoll.engine.status import host_cpus
+from atoll.engine.volume import parse_bytes
 from atoll.errors import InvalidRequest, NotFound, Unsupported
 from atoll.guest.capabilities import ALL
 from atoll.image import Image
@@ -24,7 +24,6 @@ DEFAULT_SHM_BYTES = 64 << 20
 UNLIMITED = 2**64 - 1
 
 CAPABILITIES = {*ALL, "ALL"}
-_SIZE = re.compile(r"(\d+)\s*([bkmgt]?)(i?b)?", re.IGNORECASE)
 
 
 def container_config(
@@ -239,7 +238,7 @@ def _disk_bytes(host: HostConfig) -> int | None:
     for option, value in (host.storage_opt or {}).items():
         if option != "size":
             raise InvalidRequest(f"unknown storage option: {option}")
-        return _bytes("storage-opt size", value)
+        return parse_bytes("storage-opt size", value)
     return None
 
 
@@ -247,7 +246,7 @@ def _log_limits(host: HostConfig) -> tuple[int | None, int | None]:
     largest = files = None
     for option, value in ((host.log_config.config if host.log_config is not None else None) or {}).items():
         if option == "max-size":
-            largest = _bytes("log-opt max-size", value)
+            largest = parse_bytes("log-opt max-size", value)
         elif option == "max-file":
             if not value.isdecimal() or int(value) < 1:
                 raise InvalidRequest(f"invalid value '{value}' for log-opt max-file: a number from 1")
@@ -255,10 +254,3 @@ def _log_limits(host: HostConfig) -> tuple[int | None, int | None]:
         else:
             raise InvalidRequest(f"unknown log opt '{option}' for json-file log driver")
     return largest, files
-
-
-def _bytes(what: str, text: str) -> int:
-    match = _SIZE.fullmatch(text.strip())
-    if match is None or int(match[1]) == 0:
-        raise InvalidRequest(f"invalid size '{text}' for {what}: write a number with b, k, m, g or t")
-    return int(match[1]) << (10 * " kmgt".index(match[2].lower().replace("b", "") or " "))

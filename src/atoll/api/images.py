@@ -5,7 +5,7 @@ status was sent already.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 
 import msgspec
@@ -13,12 +13,11 @@ from aiohttp import web
 
 from atoll.api.listing import decode_filters, image_name_fits, label_fits
 from atoll.api.registry import all_credentials_of, credentials_of, scheme_of
-from atoll.api.requests import answer, engine_of, flag
+from atoll.api.requests import answer, engine_of, flag, uploaded
 from atoll.engine.engine import Engine
 from atoll.errors import AtollError, InvalidRequest, NotFound, Unsupported
 from atoll.image import Image, Reference
 
-_CHUNK_BYTES = 1 << 20
 _KNOWN = ("dangling", "reference", "label", "before", "since", "until")
 
 Line = dict[str, object]
@@ -153,7 +152,7 @@ async def _import(request: web.Request) -> web.StreamResponse:
     changes = query.getall("changes", [])
 
     async def import_(report: Report) -> None:
-        image = await engine.images.content.import_(_uploaded(request), name, changes)
+        image = await engine.images.content.import_(uploaded(request), name, changes)
         engine.images.publish("import", image.id, name or image.id)
         report({"status": image.id})
 
@@ -165,17 +164,12 @@ async def load(request: web.Request) -> web.StreamResponse:
     engine = engine_of(request)
 
     async def load(report: Report) -> None:
-        for name in await engine.images.content.load(_uploaded(request)):
+        for name in await engine.images.content.load(uploaded(request)):
             kind = "Loaded image ID" if name.startswith("sha256:") else "Loaded image"
             engine.images.publish("load", name, name)
             report({"stream": f"{kind}: {name}\n"})
 
     return await _reporting(request, load)
-
-
-async def _uploaded(request: web.Request) -> AsyncIterator[bytes]:
-    async for chunk in request.content.iter_chunked(_CHUNK_BYTES):
-        yield chunk
 
 
 async def _reporting(request: web.Request, work: Callable[[Report], Awaitable[None]]) -> web.StreamResponse:

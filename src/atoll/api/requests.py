@@ -1,6 +1,7 @@
 """Reading a request's query as Docker's daemon does, and answering in JSON."""
 
 import re
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from typing import TypeVar
 
@@ -16,6 +17,7 @@ ENGINE: web.AppKey[Engine] = web.AppKey("engine", Engine)
 
 T = TypeVar("T")
 
+_CHUNK_BYTES = 1 << 20
 _TIME = re.compile(r"-?\d+(?:\.\d{1,9})?")
 
 
@@ -42,6 +44,12 @@ def nothing() -> web.Response:
 async def body_of(request: web.Request, kind: type[T]) -> T:
     """The body as `kind`, an empty one as `{}`; raises `InvalidRequest`."""
     return decode(await request.read() or b"{}", kind)
+
+
+async def uploaded(request: web.Request) -> AsyncIterator[bytes]:
+    """The body as it comes, however long."""
+    async for chunk in request.content.iter_chunked(_CHUNK_BYTES):
+        yield chunk
 
 
 def flag(request: web.Request, name: str, default: bool = False) -> bool:

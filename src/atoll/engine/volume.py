@@ -54,7 +54,7 @@ class VolumeOptions(Struct, frozen=True, kw_only=True):
         size_bytes, is_shared = None, False
         for name, value in options.items():
             if name == "size":
-                size_bytes = _bytes(value)
+                size_bytes = parse_bytes("a volume", value)
             elif name == "shared" and value.lower() in _YES:
                 is_shared = _YES[value.lower()]
             elif name in ("type", "o", "device"):
@@ -78,10 +78,11 @@ def check_volume_name(name: str) -> str:
     return name
 
 
-def _bytes(text: str) -> int:
+def parse_bytes(what: str, text: str) -> int:
+    """The size that was written for `what`, as `10g`; raises `InvalidRequest`."""
     match = _SIZE.fullmatch(text.strip())
     if match is None or int(match[1]) == 0:
-        raise InvalidRequest(f"invalid size '{text}' for a volume: write a number with b, k, m, g or t")
+        raise InvalidRequest(f"invalid size '{text}' for {what}: write a number with b, k, m, g or t")
     return int(match[1]) << (10 * " kmgt".index(match[2].lower().replace("b", "") or " "))
 
 

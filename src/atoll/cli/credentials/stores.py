@@ -33,7 +33,7 @@ def logins(config: ConfigFile) -> list[tuple[str, str, str]]:
         if (login := _login(server, entry)) is not None:
             found[server] = (login.username or "<token>", "file")
     for name in config.helpers():
-        from atoll.cli.credentials.helpers import Helper
+        from atoll.cli.credentials.helper import Helper
 
         for server, user in Helper(name).list().items():
             if config.helper(server) == name:
@@ -67,7 +67,7 @@ class _FileStore:
 
 class _HelperStore:
     def __init__(self, config: ConfigFile, name: str) -> None:
-        from atoll.cli.credentials.helpers import Helper
+        from atoll.cli.credentials.helper import Helper
 
         self._config = config
         self._helper = Helper(name)
