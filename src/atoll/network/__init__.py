@@ -1,0 +1,1 @@
+"""Networks on the host: namespaces, taps, segments. Knows no container and no engine."""
