@@ -47,8 +47,12 @@ bench: demo-packages .venv/runtime-installed .venv/compiled $(programs) ## Measu
 	bench/pull
 
 .PHONY: docs
-docs: .venv/runtime-installed ## Check that every link in the Markdown pages leads somewhere
+docs: docs/networking.svg .venv/runtime-installed ## Draw the pictures and check that every link in the Markdown pages leads somewhere
 	$(bin)/python scripts/check_links.py
+
+docs/networking.svg: docs/networking.dot
+	@scripts/install-packages docs
+	dot -Tsvg $< -o $@
 
 .PHONY: demo-packages test-packages
 demo-packages:

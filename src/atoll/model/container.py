@@ -7,7 +7,7 @@ from typing import Literal
 from msgspec import Struct
 
 from atoll.model.agent import Extent, HashTree, Rlimit, Terminal
-from atoll.model.network import Interface
+from atoll.model.network import Egress, Interface, NetworkWish, PortBinding
 
 
 class MountPoint(Struct, frozen=True, kw_only=True):
@@ -56,7 +56,9 @@ class ContainerConfig(Struct, frozen=True, kw_only=True):
 
     `entrypoint` + `command` is what runs. None for a limit is the setting's default or no limit.
     `image` is as the user wrote it, `image_id` the digest of the image's configuration. `terminal_size` is the
-    size that the terminal of the first process begins with.
+    size that the terminal of the first process begins with. `network_mode` is as the user wrote it ("" is the default),
+    `networks` what follows from it and what else was asked for. `ports` are to be published, `exposed` are those that
+    `publish_all` publishes besides (`80/tcp`).
     """
 
     image: str
@@ -106,6 +108,12 @@ class ContainerConfig(Struct, frozen=True, kw_only=True):
     dns: tuple[str, ...] = ()
     dns_search: tuple[str, ...] = ()
     dns_options: tuple[str, ...] = ()
+    network_mode: str = ""
+    networks: tuple[NetworkWish, ...] = ()
+    ports: tuple[PortBinding, ...] = ()
+    exposed: tuple[str, ...] = ()
+    publish_all: bool = False
+    egress: Egress = Egress()
     log_max_bytes: int | None = None
     log_max_files: int | None = None
     platform: str = "linux/amd64"
