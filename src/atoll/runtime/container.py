@@ -422,6 +422,9 @@ class Container:
                 writable=vm.writable,
                 stdio=stdio,
                 mounts=container_mounts(self.spec, image=vm.image, volumes=vm.volumes),
+                interfaces=self.spec.interfaces,
+                resolvers=self.spec.resolvers,
+                host_gateway=self.spec.host_gateway,
                 growth_mib=vm.growth_mib,
                 hold=self._is_held,
             )
