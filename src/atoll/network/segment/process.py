@@ -24,6 +24,7 @@ from atoll.network.keeper_client import Doors, Keeper
 from atoll.network.launch import tell
 from atoll.network.messages import AllCounters, Bound, Configure, Plug, Put, Remove
 from atoll.network.netlink import Netlink
+from atoll.network.segment.egress import Egress
 from atoll.network.segment.filter import Filter
 from atoll.network.segment.links import Links
 from atoll.network.segment.nftables import Nftables
@@ -47,7 +48,7 @@ async def _parts(nftables: Nftables, outlet: socket.socket | None, stack: AsyncE
     We are in the network's namespace and in the loop; what must be closed beyond the parts themselves, `stack` closes.
     """
     return [
-        # HELPER B: Egress(nftables),
+        Egress(nftables),
         # HELPER C: the uplink
         # HELPER B: Resolver(...),
         # HELPER C: Ports(...),
