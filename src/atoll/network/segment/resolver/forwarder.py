@@ -184,8 +184,7 @@ class _Asking(asyncio.DatagramProtocol):
             if not pending.answer.done():
                 pending.answer.set_exception(ConnectionError("the resolvers have changed"))
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.DatagramTransport)
+    def connection_made(self, transport: asyncio.DatagramTransport) -> None:  # type: ignore[override]  # its kind
         self._transport = transport
 
     def connection_lost(self, exc: Exception | None) -> None:
