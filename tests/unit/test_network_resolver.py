@@ -96,7 +96,11 @@ async def test_names_aliases_and_ids_have_the_addresses_of_who_has_them(resolver
         assert _found(await _ask(resolver, name, "AAAA")) == ["fd12::2"]
         assert _found(await _ask(resolver, name, "ANY")) == ["10.83.0.2", "fd12::2"]
         assert _found(await _ask(resolver, name, "MX")) == []
-    assert _found(await _ask(resolver, "db.main")) == _found(await _ask(resolver, "xn--spti-loa")) == ["10.83.0.3"]
+    assert (
+        _found(await _ask(resolver, "db.main"))
+        == _found(await _ask(resolver, "späti".encode("idna").decode()))
+        == ["10.83.0.3"]
+    )
     both = [[record.to_text() for record in (await _ask(resolver, "shared")).answer[0]] for _ in range(40)]
     assert {tuple(addresses) for addresses in both} == {("10.83.0.2", "10.83.0.3"), ("10.83.0.3", "10.83.0.2")}
     assert all(rrset.ttl <= 10 for rrset in (await _ask(resolver, "shared")).answer)

@@ -201,6 +201,8 @@ class _Asking(asyncio.DatagramProtocol):
 def _endpoint(text: str) -> tuple[str, int] | None:
     """Address and port; None for what the segment cannot send to, like an address that means a link of the host."""
     address, _, port = text.partition("#")
+    if "%" in address:
+        return None
     with suppress(ValueError):
         return str(ipaddress.ip_address(address)), int(port or _DNS_PORT)
     return None

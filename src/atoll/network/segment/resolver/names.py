@@ -1,7 +1,8 @@
 """Who is called what on a network, and who may know it.
 
-An endpoint is known by its names and by the first 12 digits of its id (all 64 are more than DNS takes for a label),
-each also with the network's domain behind it. `foreign_names` are for the endpoint alone that has them. Names are compared without regard to case.
+An endpoint is known by its names and by the first 12 digits of its id (all 64 are more than DNS takes in a label), each
+also with the network's domain behind it. `foreign_names` are for the endpoint alone that has them. Names are compared
+without regard to case.
 """
 
 from collections.abc import Iterator
