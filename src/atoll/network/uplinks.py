@@ -39,9 +39,7 @@ def host_resolvers(path: Path = RESOLV_CONF) -> tuple[str, ...]:
                 except ValueError:
                     continue
                 found.append(address)
-    return tuple(found[:_TREE = Path("/proc/net/fib_trie")
-_ADDRESSES6 = Path("/proc/net/if_inet6")
-_MAX_RESOLVERS])
+    return tuple(found[:_MAX_RESOLVERS])
 
 
 def host_addresses() -> tuple[str, ...]:

@@ -1,9 +1,9 @@
 """The way out, as the outlet has it: at most one, made, kept or replaced as the segment wishes."""
 
 from collections.abc import Sequence
+from contextlib import closing
 
-from pyroute2 import IPRoute
-
+from atoll.network.routes import Routes
 from atoll.network.segment.uplink.link import Link, Wish, choose_link
 from atoll.network.segment.uplink.pasta import Pasta
 from atoll.network.segment.uplink.veth import Veth
@@ -24,8 +24,8 @@ class Outside:
         self.close()
         if wish is None:
             return None
-        with IPRoute() as route:
-            link = choose_link(wish.name, _routes(route), configured=wish.kind == "pasta")
+        with closing(Routes()) as routes:
+            link = choose_link(wish.name, routes.destinations(), configured=wish.kind == "pasta")
         network, user = namespaces
         if wish.kind == "veth":
             self._made = Veth(wish.name, link, network)
@@ -41,12 +41,3 @@ class Outside:
         if self._made is not None:
             made, self._made = self._made, None
             made.close()
-
-
-def _routes(route: IPRoute) -> list[str]:
-    """Where the host has routes to, in all tables."""
-    found = []
-    for message in route.get_routes():
-        if message.get_attr("RTA_DST") is not None:
-            found.append(f"{message.get_attr('RTA_DST')}/{message['dst_len']}")
-    return found

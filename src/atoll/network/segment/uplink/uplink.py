@@ -6,20 +6,17 @@ there, so what a container sends to the segment's is directed to those; names (p
 
 import asyncio
 import logging
-import socket
-from contextlib import suppress
-
-from pyroute2 import AsyncIPRoute, NetlinkError
+from contextlib import closing, suppress
 
 from atoll.errors import AtollError
 from atoll.model.network import Endpoint, SegmentSpec
+from atoll.network.routes import Routes
 from atoll.network.segment.nftables import Nftables
 from atoll.network.segment.outlet import Outlet
 from atoll.network.segment.uplink.link import INTERFACE, Link, Wish
 
 _LOG = logging.getLogger(__name__)
 _CHECK_S = 5
-_NODAD = 0x02
 _TABLE = "atoll_to_host"
 BRIDGE = "br0"
 
@@ -41,7 +38,7 @@ class Uplink:
         await self._stop_watching()
         if self._is_fresh:
             # What a segment that was killed has left behind; its pasta ends with it.
-            await _delete_interface()
+            _delete_interface()
             self._is_fresh = False
         if spec.uplink == "none":
             await self._outlet.uplink(None)
@@ -62,16 +59,16 @@ class Uplink:
         await self._stop_watching()
         with suppress(AtollError):
             await self._outlet.uplink(None)
-        await _delete_interface()
+        _delete_interface()
 
     async def _make(self, wish: Wish, spec: SegmentSpec, said: str) -> str:
         """Have the way out; why that failed, which is logged unless it was `said`."""
         try:
             link = await self._outlet.uplink(wish)
             if link is not None and not link.configured:
-                await _configure(link)
+                _configure(link)
             _direct_to_host(link, spec)
-        except (AtollError, NetlinkError) as error:
+        except (AtollError, OSError, KeyError) as error:
             if str(error) != said:
                 _LOG.warning("network %s has no way out now: %s", spec.network.name, error)
             return str(error)
@@ -90,24 +87,20 @@ class Uplink:
             self._watcher = None
 
 
-async def _configure(link: Link) -> None:
+def _configure(link: Link) -> None:
     """Give the interface its addresses and routes; it may have them already."""
-    async with AsyncIPRoute() as route:
-        index = (await route.link_lookup(ifname=INTERFACE))[0]
-        for address, flags in ((link.ipv4, 0), (link.ipv6, _NODAD)):
-            if address:
-                ip, _, length = address.partition("/")
-                await route.addr("replace", index=index, address=ip, prefixlen=int(length), flags=flags)
-        await route.link("set", index=index, state="up")
-        for gateway, family in ((link.gateway4, socket.AF_INET), (link.gateway6, socket.AF_INET6)):
-            if gateway:
-                await route.route("replace", dst="default", gateway=gateway, oif=index, family=family)
+    with closing(Routes()) as routes:
+        number = routes.links()[INTERFACE].number
+        for address in filter(None, (link.ipv4, link.ipv6)):
+            routes.add_address(number, address)
+        routes.set_link(number, up=True)
+        for gateway in filter(None, (link.gateway4, link.gateway6)):
+            routes.add_default(number, gateway)
 
 
-async def _delete_interface() -> None:
-    async with AsyncIPRoute() as route:
-        for index in await route.link_lookup(ifname=INTERFACE):
-            await route.link("del", index=index)
+def _delete_interface() -> None:
+    with closing(Routes()) as routes:
+        routes.delete_link(INTERFACE)
 
 
 def _direct_to_host(link: Link | None, spec: SegmentSpec) -> None:

@@ -7,12 +7,11 @@ A host whose own forward policy is `drop` (Docker's is) must accept interfaces `
 not overrule another table's `drop`.
 """
 
+from contextlib import closing
 from pathlib import Path
-from typing import Any
-
-from pyroute2 import IPRoute, NetlinkError
 
 from atoll.errors import Unavailable, VmFailed
+from atoll.network.routes import Routes
 from atoll.network.segment.nftables import Nftables
 from atoll.network.segment.uplink.link import INTERFACE, Link
 
@@ -58,37 +57,38 @@ class Veth:
             self.link = Link(ipv4=link.ipv4, gateway4=link.gateway4, ipv6="", gateway6="", configured=False)
         self._filter: Nftables | None = Nftables()
         try:
-            _delete_link(self._name)
             self._filter.run(ruleset(self._name, self._table, link))
             self._make_pair(network)
-        except (NetlinkError, OSError, VmFailed) as error:
+        except (OSError, VmFailed) as error:
             self.close()
             raise Unavailable(f"the network's way out could not be made: {error}") from error
 
     def is_alive(self) -> bool:
         """Whether the host still has it."""
-        with IPRoute() as route:
-            return bool(route.link_lookup(ifname=self._name))
+        with closing(Routes()) as routes:
+            return self._name in routes.links()
 
     def close(self) -> None:
         """Remove the pair and the table."""
-        _delete_link(self._name)
+        with closing(Routes()) as routes:
+            routes.delete_link(self._name)
         if self._filter is not None:
             # The kernel removes the table with the socket of its owner.
             self._filter.close()
             self._filter = None
 
     def _make_pair(self, network: int) -> None:
-        peer: dict[str, Any] = {"ifname": INTERFACE, "net_ns_fd": network}
-        with IPRoute() as route:
-            route.link("add", ifname=self._name, kind="veth", peer=peer)
-            (settings := _SETTINGS / self._name / "accept_ra").exists() and settings.write_text("0")
-            index = route.link_lookup(ifname=self._name)[0]
-            route.addr("add", index=index, address=self.link.gateway4, prefixlen=30)
+        with closing(Routes()) as routes:
+            routes.delete_link(self._name)
+            routes.add_veth(self._name, INTERFACE, network)
+            settings = _SETTINGS / self._name / "accept_ra"
+            if settings.exists():
+                settings.write_text("0")
+            number = routes.links()[self._name].number
+            routes.add_address(number, f"{self.link.gateway4}/30")
             if self.link.gateway6:
-                # No search for duplicates: it would take a second, and the link has two ends.
-                route.addr("add", index=index, address=self.link.gateway6, prefixlen=64, flags=0x02)
-            route.link("set", index=index, state="up")
+                routes.add_address(number, f"{self.link.gateway6}/64")
+            routes.set_link(number, up=True)
 
 
 def ruleset(veth: str, table: str, link: Link) -> str:
@@ -100,9 +100,3 @@ def ruleset(veth: str, table: str, link: Link) -> str:
         ipv4=link.ipv4.partition("/")[0],
         ipv6=link.ipv6.partition("/")[0],
     )
-
-
-def _delete_link(name: str) -> None:
-    with IPRoute() as route:
-        for index in route.link_lookup(ifname=name):
-            route.link("del", index=index)
