@@ -44,7 +44,7 @@ UNUSED = "all custom networks not used by at least one container"
 @switch("--ipv6", default=None, help="Enable or disable IPv6 address assignment")
 @flag("--label", kind=Kind("list", parse_label), multiple=True, help="Set metadata on a network")
 @flag("--mtu", kind=INTEGER, help="Largest packet of the network in bytes, as --opt mtu")
-@flag("-o", "--opt", kind=LIST, multiple=True, help="Set driver specific options: isolate=true, metadata=true")
+@flag("-o", "--opt", kind=LIST, multiple=True, help="Set driver specific options: isolate=true, metadata=allow")
 @flag("--subnet", kind=LIST, multiple=True, help="Subnet in CIDR format that represents a network segment")
 @flag("--subnet-v6", kind=LIST, multiple=True, help="IPv6 subnet, as --subnet")
 def create(
