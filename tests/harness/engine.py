@@ -28,6 +28,8 @@ class EngineUnderTest:
     root: Path
     atoll: Command
     docker: Command
+    sockets: str = "/proc/net/unix"
+    """Where the kernel lists the sockets of the network namespace that it runs in."""
 
     @property
     def socket(self) -> Path:
@@ -68,14 +70,16 @@ class EngineUnderTest:
         mark = os.fspath(self.root)
         found = [f"process {process}" for process in self.processes()]
         found += [f"mount {line}" for line in _lines("/proc/self/mountinfo") if mark in line]
-        found += [f"socket {line}" for line in _lines("/proc/net/unix") if mark in line]
+        found += [f"socket {line}" for line in _lines(self.sockets) if mark in line]
         return found
 
 
 @contextmanager
-def engine_root() -> Iterator[Path]:
-    """A new root directory with a path short enough for unix sockets (108 bytes), removed at the end."""
+def engine_root(uid: int = 0) -> Iterator[Path]:
+    """A new root directory of `uid`'s with a path short enough for unix sockets (108 bytes), removed at the end."""
     root = Path(tempfile.mkdtemp(prefix="atoll-", dir="/tmp"))
+    if uid:
+        os.chown(root, uid, uid)
     # QEMU runs as a user of its own and must be able to pass through.
     root.chmod(0o755)
     try:
@@ -84,13 +88,15 @@ def engine_root() -> Iterator[Path]:
         shutil.rmtree(root)
 
 
-def engine_at(root: Path) -> EngineUnderTest:
-    """The engine of `root` with its commands; starts nothing."""
+def engine_at(root: Path, within: tuple[str, ...] = (), sockets: str = "/proc/net/unix") -> EngineUnderTest:
+    """The engine of `root` with its commands, whose lines begin with `within`; starts nothing."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("ATOLL_", "DOCKER_"))}
     environment = {
         **inherited,
         "PATH": f"{inherited['PATH']}:{TOOLS}",
         "ATOLL_ROOT": os.fspath(root),
+        # Whoever it runs as, the home of who runs the tests is not theirs.
+        **({"HOME": os.fspath(root)} if within else {}),
         "DOCKER_HOST": f"unix://{root}/run/atoll.sock",
         "DOCKER_CONFIG": os.fspath(root / "docker-config"),
     }
@@ -98,8 +104,9 @@ def engine_at(root: Path) -> EngineUnderTest:
         environment["ATOLL_AGENT"] = os.environ["ATOLL_AGENT"]
     return EngineUnderTest(
         root=root,
-        atoll=Command((os.fspath(_atoll()),), environment),
-        docker=Command((os.fspath(program("docker")),), environment),
+        atoll=Command((*within, os.fspath(_atoll())), environment),
+        docker=Command((*within, os.fspath(program("docker"))), environment),
+        sockets=sockets,
     )
 
 

@@ -2,9 +2,11 @@
 
 One engine serves the whole session, with a kernel and the images `busybox` and `debian:bookworm`;
 `private_engine` gives a test one of its own to kill. At the end of either nothing may be left.
+Tests of networks have engines on a host of its own, `outside`, connected to a fake internet.
 """
 
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -14,6 +16,8 @@ from harness.command import Command
 from harness.container import Container
 from harness.engine import EngineUnderTest, engine_at, engine_root
 from harness.images import BUSYBOX_CHANGES, busybox_root, debian_root
+from harness.internet import UNPRIVILEGED_UID, Outside, tun_for_everybody
+from harness.internet import outside as make_outside
 from harness.kernel import UnpackedKernel, unpacked_kernel
 from harness.terminal import Terminal
 from harness.terminal import terminal as open_terminal
@@ -122,11 +126,39 @@ def terminal(engine: EngineUnderTest, tmp_path: Path) -> Iterator[Terminal]:
     _remove_containers(engine)
 
 
+@pytest.fixture(scope="session")
+def outside(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Outside]:
+    """A host in a network namespace of its own, and the fake internet that it is connected to."""
+    with make_outside(tmp_path_factory.mktemp("outside")) as made:
+        yield made
+
+
+@pytest.fixture(scope="module", params=["root", "unprivileged"])
+def networked(
+    request: pytest.FixtureRequest, kernel: UnpackedKernel, busybox_tar: Path, outside: Outside
+) -> Iterator[EngineUnderTest]:
+    """An engine on the host of `outside`, once as root and once as a user without any privilege."""
+    uid = UNPRIVILEGED_UID if request.param == "unprivileged" else 0
+    with tun_for_everybody(), _running_engine(kernel, busybox_tar, "", outside, uid) as running:
+        yield running
+
+
+@pytest.fixture
+def networked_privately(kernel: UnpackedKernel, busybox_tar: Path, outside: Outside) -> Iterator[EngineUnderTest]:
+    """An engine on the host of `outside` for this test alone, as root, without a pool."""
+    with _running_engine(kernel, busybox_tar, outside=outside) as running:
+        yield running
+
+
 @contextmanager
-def _engine() -> Iterator[EngineUnderTest]:
+def _engine(outside: Outside | None = None, uid: int = 0) -> Iterator[EngineUnderTest]:
     """An engine's root; at the end the engine is stopped if it runs, and nothing may be left."""
-    with engine_root() as root, ExitStack() as stack:
-        engine = engine_at(root)
+    with engine_root(uid) as root, ExitStack() as stack:
+        if outside is None:
+            engine = engine_at(root)
+        else:
+            engine = engine_at(root, outside.within(uid), f"/proc/{outside.holder}/net/unix")
+            stack.callback(_assert_nothing_left_outside, outside, outside.traces())
         stack.callback(_assert_nothing_left, engine)
         stack.callback(_stop, engine)
         yield engine
@@ -134,16 +166,29 @@ def _engine() -> Iterator[EngineUnderTest]:
 
 @contextmanager
 def _running_engine(
-    kernel: UnpackedKernel, busybox_tar: Path, settings: str = "pool_size = 0\n"
+    kernel: UnpackedKernel,
+    busybox_tar: Path,
+    settings: str = "pool_size = 0\n",
+    outside: Outside | None = None,
+    uid: int = 0,
 ) -> Iterator[EngineUnderTest]:
-    with _engine() as engine:
+    with _engine(outside, uid) as engine:
         (engine.root / "atoll.toml").write_text(settings)
         engine.start()
         atoll = engine.atoll
+        if uid:
+            busybox_tar = _readable(busybox_tar, engine.root)
         atoll.ok("system", "kernel", "set", "--binary", kernel.image, "--modules", kernel.modules)
         changes = [flag for change in BUSYBOX_CHANGES for flag in ("--change", change)]
         atoll.ok("image", "import", *changes, busybox_tar, "busybox:latest")
         yield engine
+
+
+def _readable(file: Path, directory: Path) -> Path:
+    """A copy for a user who may not pass through the directories of root."""
+    copy = Path(shutil.copy(file, directory))
+    copy.chmod(0o644)
+    return copy
 
 
 def _remove_containers(engine: EngineUnderTest) -> None:
@@ -164,3 +209,11 @@ def _assert_nothing_left(engine: EngineUnderTest) -> None:
         process.wait()
     left = engine.leftovers()
     assert not left, "left behind by the engine:\n" + "\n".join(left) + "\n" + engine.log()[-4000:]
+
+
+def _assert_nothing_left_outside(outside: Outside, before: list[str]) -> None:
+    left = [line for line in outside.traces() if line not in before]
+    assert not left, "left behind on the host:\n" + "\n".join(left)
+    gone = [line for line in before if line not in outside.traces()]
+    assert not gone, "taken from the host:\n" + "\n".join(gone)
+    assert not outside.processes(), f"left behind on the host: {outside.processes()}"
