@@ -35,7 +35,9 @@ async def create(request: web.Request) -> web.Response:
     platform = request.query.get("platform") or None
 
     def configure(container_id: str) -> ContainerConfig:
-        return container_config(body, image, container_id, platform, mounts_of)
+        config = container_config(body, image, container_id, platform, mounts_of)
+        _check_networks(engine, config)
+        return config
 
     def mounts_of(reference: str) -> Sequence[MountPoint]:
         return engine.containers.get(reference).record.config.mounts
@@ -43,6 +45,15 @@ async def create(request: web.Request) -> web.Response:
     name = request.query.get("name") or None
     container = await engine.tasks.finish(engine.create(name, configure), "creation of a container")
     return answer({"Id": container.id, "Warnings": []}, status=201)
+
+
+def _check_networks(engine: Engine, config: ContainerConfig) -> None:
+    """That they are there: a 404 would tell Docker's command that the image is missing, and it would pull it."""
+    for wish in config.networks:
+        try:
+            engine.networks.get(wish.network)
+        except NotFound as error:
+            raise InvalidRequest(str(error)) from None
 
 
 async def _image(engine: Engine, reference: str) -> Image:
