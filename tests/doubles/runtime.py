@@ -1,7 +1,7 @@
 """Runtimes without VMs: a launcher whose containers live in memory, for tests of the engine and the API."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 
@@ -10,6 +10,7 @@ from atoll.engine.runtimes import Output
 from atoll.errors import AgentFailed, AtollError
 from atoll.model.agent import Process, ProcessList, ProcessRow, Statistics
 from atoll.model.container import ContainerState, ExitStatus
+from atoll.model.network import Interface
 from atoll.model.runtime import RuntimeState, StartReport
 
 
@@ -61,6 +62,9 @@ class MemoryRuntime:
         self.exec_codes: dict[str, asyncio.Future[int]] = {}
         self.signals: list[tuple[str, int]] = []
         self.sizes: list[tuple[str, int, int]] = []
+        self.taps = tuple(f"at{record.id[:6]}.{slot}" for slot in range(4))
+        self.interfaces: dict[str, Interface] = {}
+        self.files: dict[str, bytes] = {}
 
     async def start(self) -> RuntimeState:
         """Fail as the test wants, or run."""
@@ -91,7 +95,13 @@ class MemoryRuntime:
 
     async def state(self) -> RuntimeState:
         """The state now."""
-        return RuntimeState(state=self.container_state, pid=4242, started_at=self.started_at, is_held=self.is_held)
+        return RuntimeState(
+            state=self.container_state,
+            pid=4242,
+            started_at=self.started_at,
+            is_held=self.is_held,
+            taps=self.taps,
+        )
 
     def end(self, code: int, *, out_of_memory: bool = False) -> None:
         """The process ends."""
@@ -161,6 +171,16 @@ class MemoryRuntime:
             memory_limit_bytes=0, guest_memory_total_bytes=1 << 30, guest_memory_available_bytes=1 << 29, pids=1,
             block_read_bytes=1, block_write_bytes=2, oom_kills=0,
         )  # fmt: skip
+
+    async def connect_network(self, interface: Interface, files: Mapping[str, bytes]) -> None:
+        """Note the interface and the files."""
+        self.interfaces[interface.pci] = interface
+        self.files |= files
+
+    async def disconnect_network(self, pci: str, files: Mapping[str, bytes]) -> None:
+        """Note that it is gone."""
+        del self.interfaces[pci]
+        self.files |= files
 
     @asynccontextmanager
     async def attach(

@@ -121,6 +121,7 @@ def test_limits_capabilities_and_disks_are_read() -> None:
         ({}, {"StorageOpt": {"size": "big"}}, "invalid size 'big'"),
         ({}, {"Tmpfs": {"run": ""}}, "mount path must be absolute"),
         ({}, {"Runtime": "nosuch"}, "unknown or invalid runtime name: nosuch"),
+        ({}, {"Dns": ["nosuch"]}, "invalid DNS server: 'nosuch'"),
         ({}, {"Memory": "64m"}, "the request's body is not what it should be"),
     ],
 )
@@ -133,15 +134,11 @@ def test_a_bad_value_is_refused_in_dockers_words(body: dict[str, object], host: 
 @pytest.mark.parametrize(
     ("body", "host"),
     [
-        ({"MacAddress": "02:00:00:00:00:01"}, {}),
         ({"Healthcheck": {"Test": ["CMD", "true"]}}, {}),
-        ({"NetworkingConfig": {"EndpointsConfig": {"reef": {}}}}, {}),
-        ({}, {"PortBindings": {"80/tcp": [{"HostPort": "80"}]}}),
-        ({}, {"PublishAllPorts": True}),
         ({}, {"Devices": [{"PathOnHost": "/dev/null"}]}),
         ({}, {"DeviceRequests": [{"Count": -1}]}),
-        ({}, {"NetworkMode": "host"}),
         ({}, {"NetworkMode": "container:x"}),
+        ({}, {"Links": ["db:db"]}),
         ({}, {"PidMode": "host"}),
         ({}, {"IpcMode": "host"}),
         ({}, {"UTSMode": "host"}),
@@ -153,7 +150,6 @@ def test_a_bad_value_is_refused_in_dockers_words(body: dict[str, object], host: 
         ({}, {"MaskedPaths": []}),
         ({}, {"OomKillDisable": True}),
         ({}, {"LogConfig": {"Type": "syslog"}}),
-        ({}, {"ExtraHosts": ["gateway:host-gateway"]}),
     ],
 )
 def test_what_would_change_security_or_data_is_refused_and_not_ignored(
@@ -161,11 +157,6 @@ def test_what_would_change_security_or_data_is_refused_and_not_ignored(
 ) -> None:
     with pytest.raises(Unsupported, match="atoll does not have"):
         configure(body, host=host)
-
-
-@pytest.mark.parametrize("mode", ["", "none", "default", "bridge", None])
-def test_networks_that_mean_none_for_now_are_taken(mode: str | None) -> None:
-    configure({"NetworkingConfig": {"EndpointsConfig": {mode or "default": {}}}}, host={"NetworkMode": mode})
 
 
 def test_an_image_of_another_platform_is_not_found() -> None:

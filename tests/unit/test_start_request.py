@@ -7,7 +7,7 @@ from msgspec.structs import replace
 
 from atoll.errors import InvalidRequest
 from atoll.guest.capabilities import ALL, DEFAULT, capabilities
-from atoll.guest.identity_files import identity_files
+from atoll.guest.identity_files import identity_files, network_files
 from atoll.guest.start_request import (
     MASKED_PATHS,
     environment,
@@ -19,6 +19,7 @@ from atoll.guest.start_request import (
 from atoll.guest.tmpfs import tmpfs_mount
 from atoll.model.agent import Disk, Extent, Limits, Mount, Process, Rlimit, Root, Start, Stdio, Terminal
 from atoll.model.container import ContainerConfig
+from atoll.model.network import Interface
 from atoll.model.runtime import ExecStart
 
 CONFIG = ContainerConfig(image="busybox", image_id="sha256:0", hostname="box", command=("true",))
@@ -198,6 +199,43 @@ def test_names_and_servers_go_into_the_usual_files() -> None:
 def test_bad_names_and_servers_are_refused(change: dict[str, tuple[str, ...]]) -> None:
     with pytest.raises(InvalidRequest, match="bad"):
         identity_files(replace(CONFIG, **change), ID)
+
+
+FIRST = Interface(
+    pci="0000:00:07.0", name="eth0", mac="02:00:00:00:00:01", addresses=("10.1.0.2/16", "fd01::2/64"), gateways=()
+)
+SECOND = Interface(pci="0000:00:0b.0", name="eth1", mac="02:00:00:00:00:02", addresses=("10.2.0.2/16",), gateways=())
+
+
+def test_a_container_on_networks_finds_itself_and_asks_their_resolvers() -> None:
+    config = replace(CONFIG, domainname="example.test", extra_hosts=("host:host-gateway",), dns=("192.0.2.53",))
+    files = network_files(config, (FIRST, SECOND), ("10.1.0.1",), "10.1.0.1")
+    own = b"".join(address + b"\tbox.example.test box\n" for address in (b"10.1.0.2", b"fd01::2", b"10.2.0.2"))
+    assert files["/etc/hosts"].endswith(b"10.1.0.1\thost\n" + own)
+    assert files["/etc/resolv.conf"] == b"nameserver 10.1.0.1\noptions ndots:0\n"
+
+
+def test_a_users_number_of_dots_is_kept() -> None:
+    files = network_files(replace(CONFIG, dns_options=("ndots:3", "rotate")), (FIRST,), ("10.1.0.1",), "")
+    assert files["/etc/resolv.conf"] == b"nameserver 10.1.0.1\noptions ndots:3 rotate\n"
+
+
+def test_a_container_without_a_network_asks_the_servers_that_the_user_gave() -> None:
+    files = network_files(replace(CONFIG, dns=("192.0.2.53",)), (), (), "")
+    assert files["/etc/resolv.conf"] == b"nameserver 192.0.2.53\n"
+    assert b"box" not in files["/etc/hosts"]
+
+
+def test_the_hosts_address_is_refused_where_no_network_leads_there() -> None:
+    with pytest.raises(InvalidRequest, match="needs a network"):
+        network_files(replace(CONFIG, extra_hosts=("host:host-gateway",)), (), (), "")
+
+
+def test_a_start_takes_its_interfaces_along() -> None:
+    stdio = Stdio()
+    request = start_request(CONFIG, id=ID, layers=LAYERS, image=IMAGE, writable=None, stdio=stdio, interfaces=(FIRST,))
+    assert request.interfaces == (FIRST,)
+    assert b"10.1.0.2\tbox\n" in request.files["/etc/hosts"]
 
 
 def test_an_exec_is_like_the_container_where_it_says_nothing() -> None:

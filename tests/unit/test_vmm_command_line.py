@@ -18,7 +18,7 @@ SLOTS = {
     "virtio-serial-pci": slots.AGENT,
     "virtio-rng-pci": slots.ENTROPY,
     "virtio-balloon-pci": slots.BALLOON,
-    "virtio-net-pci": slots.NETWORK,
+    "virtio-net-pci": slots.NETWORKS[0],
     "virtio-mem-pci": slots.GROWTH,
 }
 

@@ -2,6 +2,7 @@
 
 from atoll.channel.connection import Connection, decode
 from atoll.channel.frames import PROTOCOL, ProtocolViolation
+from atoll.channel.readiness import readable
 from atoll.channel.streams import Piece, StreamReader, StreamsReader, StreamStopped, StreamWriter
 
 __all__ = [
@@ -14,4 +15,5 @@ __all__ = [
     "StreamWriter",
     "StreamsReader",
     "decode",
+    "readable",
 ]

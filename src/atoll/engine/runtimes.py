@@ -3,13 +3,14 @@
 `launch.py` has the real ones (a process forked by the zygote, reached over its socket); tests put a double here.
 """
 
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import Literal, Protocol
 
 from atoll.engine.record import ContainerRecord
 from atoll.model.agent import PathStat, Process, ProcessList, Statistics
 from atoll.model.container import ExitStatus
+from atoll.model.network import Interface
 from atoll.model.runtime import RuntimeState, StartReport
 
 Output = tuple[Literal["stdout", "stderr"], bytes]
@@ -95,6 +96,12 @@ class Runtime(Protocol):
 
     async def statistics(self) -> Statistics:
         """The container's use of resources."""
+
+    async def connect_network(self, interface: Interface, files: Mapping[str, bytes]) -> None:
+        """One more interface, up when this returns; `files` replaces contents of the container's identity files."""
+
+    async def disconnect_network(self, pci: str, files: Mapping[str, bytes]) -> None:
+        """Without the interface in this slot."""
 
     def attach(self, *, stdin: bool, stdout: bool, stderr: bool, close_stdin: bool) -> SessionContext:
         """The first process's streams from now on."""

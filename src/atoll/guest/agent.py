@@ -14,6 +14,8 @@ from msgspec import Raw
 from atoll.channel import PROTOCOL, Connection, ProtocolViolation, decode
 from atoll.errors import AgentFailed, BootFailed
 from atoll.model.agent import (
+    Connect,
+    Disconnect,
     Exec,
     Exited,
     Hello,
@@ -114,6 +116,14 @@ class Agent:
     async def statistics(self) -> Statistics:
         """The container's and the guest's use of resources."""
         return await self.connection.call("statistics", None, Statistics, _ANSWER_S)
+
+    async def connect(self, request: Connect) -> None:
+        """Bring one more interface up; raises `StartFailed`, `Conflict`."""
+        await self.connection.call("connect", request, None, _ANSWER_S)
+
+    async def disconnect(self, request: Disconnect) -> None:
+        """Take an interface away; raises `NotFound`."""
+        await self.connection.call("disconnect", request, None, _ANSWER_S)
 
     async def stat_path(self, request: StatPath) -> PathStat:
         """What a path of the container is; raises `NotFound`, `InvalidRequest`."""

@@ -13,6 +13,7 @@ from atoll.guest.capabilities import capabilities
 from atoll.guest.identity_files import identity_files
 from atoll.model.agent import Disk, Exec, Extent, HashTree, Limits, Mount, Process, Profile, Rlimit, Root, Start, Stdio
 from atoll.model.container import ContainerConfig
+from atoll.model.network import Interface
 from atoll.model.runtime import ExecStart
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -60,6 +61,9 @@ def start_request(
     writable: Disk | None,
     stdio: Stdio,
     mounts: tuple[Mount, ...] = (),
+    interfaces: tuple[Interface, ...] = (),
+    resolvers: tuple[str, ...] = (),
+    host_gateway: str = "",
     growth_mib: int = 0,
     hold: bool = False,
 ) -> Start:
@@ -76,7 +80,8 @@ def start_request(
         growth_bytes=growth_mib << 20,
         root=Root(image=image, layers=layers, trees=trees, writable=writable, read_only=config.read_only),
         mounts=mounts,
-        files=_without_mounted(identity_files(config, id), mounts),
+        interfaces=interfaces,
+        files=_without_mounted(identity_files(config, id, interfaces, resolvers, host_gateway), mounts),
         sysctls=_SYSCTLS | config.sysctls,
         limits=limits(config),
         profile=profile(config),

@@ -8,6 +8,8 @@ from typing import Literal
 
 from msgspec import Struct
 
+from atoll.model.network import Interface
+
 
 class Hello(Struct, frozen=True, kw_only=True):
     """First frame of the agent after the channel opens."""
@@ -137,6 +139,7 @@ class Start(Struct, frozen=True, kw_only=True):
     bind-mounting files of a tmpfs, so that the image and the writable layer stay as they are.
     `entropy` is mixed into the guest's RNG and a reseed forced before anything of the container runs.
     `growth_bytes` of memory are being added to what the guest was booted with: the process starts when they are there.
+    Its `interfaces` are all that it has besides `lo`; they are up when the process starts.
     With `hold` everything is put together and the process does not run: the files can be worked on.
     """
 
@@ -147,6 +150,7 @@ class Start(Struct, frozen=True, kw_only=True):
     growth_bytes: int = 0
     root: Root
     mounts: tuple[Mount, ...] = ()
+    interfaces: tuple[Interface, ...] = ()
     files: dict[str, bytes] = {}
     sysctls: dict[str, str] = {}
     limits: Limits = Limits()
@@ -251,6 +255,23 @@ class Statistics(Struct, frozen=True, kw_only=True):
     oom_kills: int
 
 
+class Connect(Struct, frozen=True, kw_only=True):
+    """Request `connect`: one more interface. Result: nil, when it is up.
+
+    `files` are new contents of files that `Start` has mounted; those that it has not are left alone.
+    """
+
+    interface: Interface
+    files: dict[str, bytes] = {}
+
+
+class Disconnect(Struct, frozen=True, kw_only=True):
+    """Request `disconnect`: the interface in this slot is taken away; `files` as in `Connect`. Result: nil."""
+
+    pci: str
+    files: dict[str, bytes] = {}
+
+
 class StatPath(Struct, frozen=True, kw_only=True):
     """Request `stat_path`: what `path`, from the container's root on, is. Result: `PathStat`.
 
@@ -334,6 +355,8 @@ Method = Literal[
     "resize",
     "processes",
     "statistics",
+    "connect",
+    "disconnect",
     "poweroff",
     "prepare_template",
     "forget",

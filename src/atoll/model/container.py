@@ -7,7 +7,7 @@ from typing import Literal
 from msgspec import Struct
 
 from atoll.model.agent import Extent, HashTree, Rlimit, Terminal
-from atoll.model.network import Egress, NetworkWish, PortBinding
+from atoll.model.network import Egress, Interface, NetworkWish, PortBinding
 
 
 class MountPoint(Struct, frozen=True, kw_only=True):
@@ -138,6 +138,7 @@ class VmSpec(Struct, frozen=True, kw_only=True):
     """What a VM is made of before it is anybody's; paths are absolute.
 
     `accelerator` is what the probe chose. `memory_mib` is all of its memory, `vm_uid` the user that QEMU runs as.
+    What is behind its network devices comes from the keeper whose socket is in the directory `keeper`; "": nothing is.
     """
 
     kernel: str
@@ -149,6 +150,7 @@ class VmSpec(Struct, frozen=True, kw_only=True):
     boot_timeout_s: float
     vm_uid: int | None
     run_dir: str
+    keeper: str = ""
 
 
 class DiskFiles(Struct, frozen=True, kw_only=True):
@@ -192,7 +194,8 @@ class BundleSpec(VmSpec, frozen=True, kw_only=True):
 
     Paths are absolute. `image` is the composed disk with the image's layers, `layers` are their places on it, bottom
     first, `trees` what verifies them, if anything does; `volumes` is the disk of the volumes that it may write: those
-    that it reads only are on the image's.
+    that it reads only are on the image's. `interfaces` are those that it starts with, `resolvers` the nameservers that
+    its networks offer, `host_gateway` is the address that `host-gateway` stands for in `--add-host`.
     """
 
     id: str
@@ -206,6 +209,9 @@ class BundleSpec(VmSpec, frozen=True, kw_only=True):
     volumes: DiskFiles | None = None
     volume_mounts: tuple[VolumeMount, ...] = ()
     exports: tuple[Export, ...] = ()
+    interfaces: tuple[Interface, ...] = ()
+    resolvers: tuple[str, ...] = ()
+    host_gateway: str = ""
     log_max_bytes: int
     log_max_files: int
 

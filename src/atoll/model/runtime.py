@@ -1,8 +1,8 @@
 """What engine and runtime say to each other, over the same frames as host and agent (`docs/protocol.md`).
 
 Requests `start`, `hold`, `release`, `pause`, `resume`, `processes`, `statistics`, `state` and `wait` take no
-parameters; `signal`, `resize` and work on files (`stat_path`, `read_archive`, ...) take the agent's structs, which the
-runtime passes on after checking its state, streams included.
+parameters; `signal`, `resize`, `connect`, `disconnect` and work on files (`stat_path`, `read_archive`, ...) take the
+agent's structs, which the runtime passes on after checking its state, streams included.
 
 `hold` instead of `start` puts the container together without running it, so that its files can be worked on; its
 result is that of `start`. `release` ends that; its result is nil.
@@ -36,7 +36,8 @@ class StartReport(Struct, frozen=True, kw_only=True):
 class RuntimeState(Struct, frozen=True, kw_only=True):
     """Result of `start`, `hold` and `state`; `pid` is QEMU's, on the host. `report` comes once it has started.
 
-    `is_held`: it was asked to `hold`, and is nobody's running container.
+    `is_held`: it was asked to `hold`, and is nobody's running container. `taps` are what is behind the VM's network
+    devices on the host, by slot, as the keeper calls it: known before anything starts, the same until its VM ends.
     """
 
     state: ContainerState
@@ -44,6 +45,7 @@ class RuntimeState(Struct, frozen=True, kw_only=True):
     started_at: datetime | None = None
     report: StartReport | None = None
     is_held: bool = False
+    taps: tuple[str, ...] = ()
 
 
 class Claim(Struct, frozen=True, kw_only=True):

@@ -9,7 +9,7 @@ import os
 import signal
 import socket
 import struct
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Literal
@@ -20,6 +20,8 @@ from msgspec.structs import replace
 from atoll.channel import Connection, StreamsReader, StreamStopped, StreamWriter, decode
 from atoll.errors import Conflict, Unavailable, VmFailed
 from atoll.model.agent import (
+    Connect,
+    Disconnect,
     PathStat,
     Process,
     ProcessList,
@@ -35,6 +37,7 @@ from atoll.model.agent import (
     WriteArchive,
 )
 from atoll.model.container import ExitStatus
+from atoll.model.network import Interface
 from atoll.model.runtime import Attach, Claim, ExecExit, ExecStart, ExecWait, RuntimeState, Stop, TakeStream, WaitLog
 from atoll.runtime.address import connect
 
@@ -185,6 +188,14 @@ class RuntimeClient:
     async def statistics(self) -> Statistics:
         """The container's use of resources."""
         return await self._connection.call("statistics", None, Statistics, _SOON_S)
+
+    async def connect_network(self, interface: Interface, files: Mapping[str, bytes]) -> None:
+        """Give the container one more interface, and new contents of files; raises `Conflict`, `StartFailed`."""
+        await self._connection.call("connect", Connect(interface=interface, files=dict(files)), None, _SOON_S)
+
+    async def disconnect_network(self, pci: str, files: Mapping[str, bytes]) -> None:
+        """Take the interface in slot `pci` away; raises `NotFound`, `Conflict`."""
+        await self._connection.call("disconnect", Disconnect(pci=pci, files=dict(files)), None, _SOON_S)
 
     async def wait_log(self, after_records: int) -> None:
         """Wait until the log's last record has a number above `after_records`, or the container has ended."""

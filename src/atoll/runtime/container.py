@@ -51,9 +51,10 @@ _AFTER_SIGKILL_S = 10.0
 class Container:
     """One container, from the boot of its VM to the end of its process; `jobs` owns all of its tasks."""
 
-    def __init__(self, spec: BundleSpec, boot_vm: BootVm, jobs: asyncio.TaskGroup) -> None:
+    def __init__(self, spec: BundleSpec, boot_vm: BootVm, jobs: asyncio.TaskGroup, taps: tuple[str, ...] = ()) -> None:
         self.spec = spec
         self.jobs = jobs
+        self._taps = taps
         self._boot_vm = boot_vm
         self._life = Lifecycle()
         self._inbox = Inbox()
@@ -95,6 +96,7 @@ class Container:
             started_at=self._started_at,
             report=self._report,
             is_held=self._is_held,
+            taps=self._taps,
         )
 
     @property
@@ -420,6 +422,9 @@ class Container:
                 writable=vm.writable,
                 stdio=stdio,
                 mounts=container_mounts(self.spec, image=vm.image, volumes=vm.volumes),
+                interfaces=self.spec.interfaces,
+                resolvers=self.spec.resolvers,
+                host_gateway=self.spec.host_gateway,
                 growth_mib=vm.growth_mib,
                 hold=self._is_held,
             )

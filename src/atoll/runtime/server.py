@@ -22,7 +22,18 @@ from msgspec import Raw, Struct
 import atoll
 from atoll.channel import PROTOCOL, Connection, StreamReader, decode
 from atoll.errors import Conflict, InvalidRequest
-from atoll.model.agent import Hello, ReadArchive, ReadChanges, ReadStream, Resize, Signal, StatPath, WriteArchive
+from atoll.model.agent import (
+    Connect,
+    Disconnect,
+    Hello,
+    ReadArchive,
+    ReadChanges,
+    ReadStream,
+    Resize,
+    Signal,
+    StatPath,
+    WriteArchive,
+)
 from atoll.model.container import BundleSpec, SpareSpec
 from atoll.model.runtime import Attach, Claim, ExecStart, ExecWait, Stop, TakeStream, WaitLog
 from atoll.runtime.address import listen
@@ -41,8 +52,10 @@ _LAST_ANSWERS_S = 5.0
 _CREDENTIALS = struct.Struct("3i")
 
 
-async def serve(spec: BundleSpec, boot_vm: BootVm, listening: Callable[[], None]) -> None:
+async def serve(spec: BundleSpec, boot_vm: BootVm, listening: Callable[[], None], taps: tuple[str, ...] = ()) -> None:
     """Run the container of `spec` to its end; `listening` is called when the socket is there.
+
+    `taps` are the names of what is behind the VM's network devices.
 
     Raises `OSError` when the run directory or the log cannot be made.
     """
@@ -50,10 +63,12 @@ async def serve(spec: BundleSpec, boot_vm: BootVm, listening: Callable[[], None]
         async with AsyncExitStack() as stack:
             server = await stack.enter_async_context(_serving(listener))
             listening()
-            await server.live(spec, boot_vm, run_dir)
+            await server.live(spec, boot_vm, run_dir, taps)
 
 
-async def serve_spare(spare: SpareSpec, boot_vm: BootVm, listening: Callable[[], None]) -> None:
+async def serve_spare(
+    spare: SpareSpec, boot_vm: BootVm, listening: Callable[[], None], taps: tuple[str, ...] = ()
+) -> None:
     """Wait to be claimed for a container, and run that as `serve` does; return when the engine has hung up before.
 
     The engine gives the run directory the container's name before it claims.
@@ -67,7 +82,7 @@ async def serve_spare(spare: SpareSpec, boot_vm: BootVm, listening: Callable[[],
                 return
             run_dir.pop_all()
             run_dir.callback(shutil.rmtree, spec.run_dir, ignore_errors=True)
-            await server.live(spec, boot_vm, run_dir)
+            await server.live(spec, boot_vm, run_dir, taps)
 
 
 @asynccontextmanager
@@ -120,11 +135,11 @@ class _Server:
             raise InvalidRequest(f"{config} describes no container: {error}") from error
         await self.container()
 
-    async def live(self, spec: BundleSpec, boot_vm: BootVm, run_dir: ExitStack) -> None:
+    async def live(self, spec: BundleSpec, boot_vm: BootVm, run_dir: ExitStack, taps: tuple[str, ...]) -> None:
         """Run the container to its end; `run_dir` is closed when its exit is known."""
         # This group ends when the VM is gone and every client has its output; only then do connections.
         async with asyncio.TaskGroup() as jobs:
-            container = Container(spec, boot_vm, jobs)
+            container = Container(spec, boot_vm, jobs, taps)
             self._container.set_result(_Subject(container, Execs(container), Files(container)))
             self._note_use()
             jobs.create_task(self._announce_end(container, run_dir))
@@ -255,6 +270,10 @@ class _Requests:
                 await container.signal(decode(parameters, Signal))
             case "resize":
                 await container.resize(decode(parameters, Resize))
+            case "connect":
+                await container.agent().connect(decode(parameters, Connect))
+            case "disconnect":
+                await container.agent().disconnect(decode(parameters, Disconnect))
             case "attach":
                 container.attach(self._connection, decode(parameters, Attach))
             case "exec":

@@ -244,7 +244,7 @@ def _other_devices(sockets: Sockets) -> list[str]:
         *_device("virtio-balloon-pci", slots.BALLOON, "free-page-reporting=on"),
         # A socket whose other end we hold and nobody reads: the guest reaches nothing. `none` would be a warning.
         *("-netdev", f"dgram,id=network,local.type=fd,local.str={sockets.network}"),
-        *_device("virtio-net-pci", slots.NETWORK, "netdev=network", "romfile="),
+        *_device("virtio-net-pci", slots.NETWORKS[0], "netdev=network", "romfile="),
         # Address space only: without the reservation a host that does not overcommit would refuse it.
         *("-object", f"memory-backend-ram,id=growth,size={GROWTH_MIB}M,reserve=off"),
         *_device("virtio-mem-pci", slots.GROWTH, f"id={GROWTH}", "memdev=growth", "requested-size=0"),
