@@ -9,7 +9,7 @@ SHELL := /bin/bash
 bin := .venv/bin
 programs := src/atoll/_agent/atoll-agent src/atoll/_share/atoll-share
 python_sources := $(shell find src -name '*.py')
-sources_of = $(shell find $(1) -type f -not -path '*/target/*') scripts/build-program
+program_sources := $(shell find agent share Cargo.toml Cargo.lock .cargo -type f -not -path '*/target/*') scripts/build-programs
 
 .PHONY: help
 help: ## List these targets
@@ -21,7 +21,7 @@ demo: demo-packages .venv/runtime-installed .venv/compiled $(programs) ## Instal
 
 .PHONY: test
 test: test-packages .venv/test-installed .venv/compiled $(programs) lint test-images ## Install what is missing, lint, and run every test
-	for program in agent share; do (cd $$program && ../scripts/cargo test --locked --quiet); done
+	scripts/cargo test --workspace --locked --quiet
 	$(bin)/pytest
 
 .PHONY: lint
@@ -32,9 +32,8 @@ lint: test-packages .venv/test-installed ## Check formatting, types, the depende
 	$(bin)/lint-imports
 	$(bin)/vulture
 	shellcheck --severity=warning $$(grep -lrE "^#!.*(bash|/sh)" scripts bench .ci)
-	for program in agent share; do \
-		(cd $$program && ../scripts/cargo fmt --check && ../scripts/cargo clippy --locked --all-targets --quiet -- --deny warnings); \
-	done
+	scripts/cargo fmt --all --check
+	scripts/cargo clippy --workspace --locked --all-targets --quiet -- --deny warnings
 	$(bin)/python scripts/check_links.py
 
 .PHONY: bench
@@ -73,10 +72,8 @@ test-packages:
 	@.venv/bin/python -m compileall -q src/atoll
 	@touch $@
 
-src/atoll/_agent/atoll-agent: $(call sources_of,agent)
-	@scripts/build-program agent
-src/atoll/_share/atoll-share: $(call sources_of,share)
-	@scripts/build-program share
+$(programs) &: $(program_sources)
+	@scripts/build-programs
 
 # What the integration tests run, fetched before the first of them starts its clock.
 .PHONY: test-images

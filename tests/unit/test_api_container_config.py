@@ -17,6 +17,7 @@ from atoll.image import Image
 from atoll.image.oci import Execution, ImageConfig, RootFilesystem
 from atoll.model.agent import Rlimit, Terminal
 from atoll.model.container import ContainerConfig
+from atoll.model.network import Network
 from atoll.paths import Paths
 
 ID = "0123456789abcdef" * 4
@@ -121,6 +122,7 @@ def test_limits_capabilities_and_disks_are_read() -> None:
         ({}, {"StorageOpt": {"size": "big"}}, "invalid size 'big'"),
         ({}, {"Tmpfs": {"run": ""}}, "mount path must be absolute"),
         ({}, {"Runtime": "nosuch"}, "unknown or invalid runtime name: nosuch"),
+        ({}, {"Dns": ["nosuch"]}, "invalid DNS server: 'nosuch'"),
         ({}, {"Memory": "64m"}, "the request's body is not what it should be"),
     ],
 )
@@ -133,15 +135,11 @@ def test_a_bad_value_is_refused_in_dockers_words(body: dict[str, object], host: 
 @pytest.mark.parametrize(
     ("body", "host"),
     [
-        ({"MacAddress": "02:00:00:00:00:01"}, {}),
         ({"Healthcheck": {"Test": ["CMD", "true"]}}, {}),
-        ({"NetworkingConfig": {"EndpointsConfig": {"reef": {}}}}, {}),
-        ({}, {"PortBindings": {"80/tcp": [{"HostPort": "80"}]}}),
-        ({}, {"PublishAllPorts": True}),
         ({}, {"Devices": [{"PathOnHost": "/dev/null"}]}),
         ({}, {"DeviceRequests": [{"Count": -1}]}),
-        ({}, {"NetworkMode": "host"}),
         ({}, {"NetworkMode": "container:x"}),
+        ({}, {"Links": ["db:db"]}),
         ({}, {"PidMode": "host"}),
         ({}, {"IpcMode": "host"}),
         ({}, {"UTSMode": "host"}),
@@ -153,7 +151,6 @@ def test_a_bad_value_is_refused_in_dockers_words(body: dict[str, object], host: 
         ({}, {"MaskedPaths": []}),
         ({}, {"OomKillDisable": True}),
         ({}, {"LogConfig": {"Type": "syslog"}}),
-        ({}, {"ExtraHosts": ["gateway:host-gateway"]}),
     ],
 )
 def test_what_would_change_security_or_data_is_refused_and_not_ignored(
@@ -163,22 +160,21 @@ def test_what_would_change_security_or_data_is_refused_and_not_ignored(
         configure(body, host=host)
 
 
-@pytest.mark.parametrize("mode", ["", "none", "default", "bridge", None])
-def test_networks_that_mean_none_for_now_are_taken(mode: str | None) -> None:
-    configure({"NetworkingConfig": {"EndpointsConfig": {mode or "default": {}}}}, host={"NetworkMode": mode})
-
-
 def test_an_image_of_another_platform_is_not_found() -> None:
     with pytest.raises(NotFound, match="wanted linux/arm64, actual: linux/amd64"):
         configure({}, platform="linux/arm64")
     assert configure({}, platform="linux/amd64").platform == "linux/amd64"
 
 
+def network_of(reference: str) -> Network:
+    return Network(id="f" * 64, name=reference, created_at=datetime(2026, 1, 1, tzinfo=UTC), driver="null")
+
+
 def test_inspect_gives_back_what_was_asked_for(tmp_path: Path) -> None:
     config = configure({"Tty": True}, host={"CapAdd": ["NET_ADMIN"], "NanoCpus": 500_000_000, "Tmpfs": {"/run": "ro"}})
     record = ContainerRecord(id=ID, name="reef", created_at=datetime(2026, 1, 1, tzinfo=UTC), config=config)
     with open_volumes(tmp_path) as volumes:
-        shown = container_json(record, Paths(tmp_path, tmp_path, tmp_path, tmp_path), volumes, [], {})
+        shown = container_json(record, Paths(tmp_path, tmp_path, tmp_path, tmp_path), volumes, network_of, [], {})
     assert isinstance(shown, dict)
     host, state = shown["HostConfig"], shown["State"]
     assert isinstance(host, dict)

@@ -45,6 +45,21 @@ def test_what_was_not_asked_for_is_left_to_the_engine() -> None:
         (["--entrypoint", "/bin/sh"], "Entrypoint", ["/bin/sh"]),
         (["--stop-signal", "SIGINT"], "StopSignal", "SIGINT"),
         (["--stop-timeout", "3"], "StopTimeout", 3),
+        (["--expose", "90-91", "-p", "80"], "ExposedPorts", {"90/tcp": {}, "91/tcp": {}, "80/tcp": {}}),
+        (
+            ["--network", "reef", "--network-alias", "a"],
+            "NetworkingConfig",
+            {
+                "EndpointsConfig": {"reef": {"Aliases": ["a"]}},
+            },
+        ),
+        (
+            ["--ip", "10.5.0.2"],
+            "NetworkingConfig",
+            {
+                "EndpointsConfig": {"default": {"IPAMConfig": {"IPv4Address": "10.5.0.2"}}},
+            },
+        ),
     ],
 )
 def test_flags_of_the_container(flags: list[str], field: str, value: object) -> None:
@@ -72,6 +87,17 @@ def test_flags_of_the_container(flags: list[str], field: str, value: object) -> 
         (["--add-host", "a:1.2.3.4"], "ExtraHosts", ["a:1.2.3.4"]),
         (["--log-opt", "max-size=1m"], "LogConfig", {"Type": "", "Config": {"max-size": "1m"}}),
         (["--net", "none"], "NetworkMode", "none"),
+        (["--network", "name=reef,ip=10.5.0.2", "--network", "b"], "NetworkMode", "reef"),
+        (
+            ["-p", "8080:80", "-p", "80/udp"],
+            "PortBindings",
+            {
+                "80/tcp": [{"HostIp": "", "HostPort": "8080"}],
+                "80/udp": [{"HostIp": "", "HostPort": ""}],
+            },
+        ),
+        (["-P"], "PublishAllPorts", True),
+        (["--egress", "dns"], "Atoll", {"Egress": ["dns"]}),
     ],
 )
 def test_flags_of_the_host(flags: list[str], field: str, value: object) -> None:

@@ -5,18 +5,23 @@ other, environment and labels are united by name.
 """
 
 from collections.abc import Sequence
+from ipaddress import ip_address
 
+from atoll.api.egress import parse_egress
+from atoll.api.endpoints import network_mode, network_wishes
 from atoll.api.mounts import MountsOf, mount_points
+from atoll.api.ports import exposed_ports, port_bindings
 from atoll.api.refusals import no_new_privileges, refuse_unsupported
 from atoll.api.schemas import ContainerBody, HostConfig, MountBody, Ulimit, Words, terminal_size
 from atoll.engine.signals import signal_number
 from atoll.engine.status import host_cpus
 from atoll.engine.volume import parse_bytes
-from atoll.errors import InvalidRequest, NotFound, Unsupported
+from atoll.errors import InvalidRequest, NotFound
 from atoll.guest.capabilities import ALL
 from atoll.image import Image
 from atoll.model.agent import Rlimit
 from atoll.model.container import ContainerConfig, RestartPolicy
+from atoll.model.network import Egress
 
 SMALLEST_MEMORY_BYTES = 6 << 20
 HOSTNAME_BYTES = 64
@@ -39,6 +44,7 @@ def container_config(
     signal_number(stop_signal)
     log_bytes, log_files = _log_limits(host)
     _check_resources(host)
+    ports = port_bindings(host)
     return ContainerConfig(
         image=body.image or "",
         image_id=image.id,
@@ -83,10 +89,16 @@ def container_config(
         oom_score_adj=host.oom_score_adj or 0,
         auto_remove=bool(host.auto_remove),
         restart=_restart_policy(host),
-        extra_hosts=_extra_hosts(host.extra_hosts or []),
-        dns=tuple(host.dns or ()),
+        extra_hosts=tuple(host.extra_hosts or ()),
+        dns=_resolvers(host.dns or []),
         dns_search=tuple(host.dns_search or ()),
         dns_options=tuple(host.dns_options or ()),
+        network_mode=network_mode(body),
+        networks=network_wishes(body),
+        ports=ports,
+        exposed=exposed_ports(body.exposed_ports or (), defaults.exposed_ports or (), ports),
+        publish_all=bool(host.publish_all_ports),
+        egress=parse_egress(",".join(words(host.atoll.egress))) if host.atoll is not None else Egress(),
         log_max_bytes=log_bytes,
         log_max_files=log_files,
         platform=str(image.config.platform),
@@ -227,11 +239,13 @@ def _tmpfs_options(mount: MountBody) -> str:
     return ",".join(options)
 
 
-def _extra_hosts(hosts: Sequence[str]) -> tuple[str, ...]:
-    for entry in hosts:
-        if entry.endswith(":host-gateway"):
-            raise Unsupported("atoll does not have --add-host with host-gateway yet: there is no network")
-    return tuple(hosts)
+def _resolvers(addresses: Sequence[str]) -> tuple[str, ...]:
+    for address in addresses:
+        try:
+            ip_address(address)
+        except ValueError:
+            raise InvalidRequest(f"invalid DNS server: '{address}' is not an address") from None
+    return tuple(addresses)
 
 
 def _disk_bytes(host: HostConfig) -> int | None:

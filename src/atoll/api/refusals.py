@@ -5,8 +5,6 @@ from typing import NoReturn
 from atoll.api.schemas import ContainerBody, HostConfig, is_there
 from atoll.errors import InvalidRequest, Unsupported
 
-NO_NETWORK = ("", "none", "default", "bridge")
-"""Network modes that we take; all mean no network until there are networks."""
 RUNTIMES = ("", "atoll", "runc", "io.containerd.runc.v2")
 HARMLESS_SECURITY = ("seccomp=unconfined", "apparmor=unconfined", "label=disable")
 """Opt-outs of mechanisms that Atoll does not use inside the VM: nothing to do."""
@@ -16,10 +14,7 @@ def refuse_unsupported(body: ContainerBody) -> None:
     """Raise `Unsupported` for the first thing in `body` that we cannot do."""
     host = body.host_config or HostConfig()
     for value, what in (
-        (host.port_bindings, "published ports (-p)"),
-        (host.publish_all_ports, "published ports (-P)"),
-        (host.links, "links (--link)"),
-        (body.mac_address, "--mac-address"),
+        (host.links, "links (--link): containers of one network find each other by name"),
         (host.devices, "host devices (--device)"),
         (host.device_requests, "device requests (--gpus)"),
         (host.device_cgroup_rules, "--device-cgroup-rule"),
@@ -44,7 +39,6 @@ def refuse_unsupported(body: ContainerBody) -> None:
     if host.memory_swappiness not in (None, -1):
         _refuse("--memory-swappiness")
     _refuse_namespaces(host)
-    _refuse_networks(body, host)
     if (host.runtime or "") not in RUNTIMES:
         raise InvalidRequest(f"unknown or invalid runtime name: {host.runtime}")
     if not host.privileged and (host.masked_paths is not None or host.readonly_paths is not None):
@@ -63,15 +57,6 @@ def _refuse_namespaces(host: HostConfig) -> None:
     ):
         if (mode or "") not in accepted:
             _refuse(f"{flag} {mode} (a container's namespaces are those of its own VM)")
-
-
-def _refuse_networks(body: ContainerBody, host: HostConfig) -> None:
-    joined = body.networking_config.endpoints_config if body.networking_config is not None else None
-    for network in ((host.network_mode or ""), *(joined or ())):
-        if network == "host":
-            _refuse("--network host (a VM cannot be in the host's network)")
-        if network not in NO_NETWORK:
-            _refuse(f"the network '{network}' (it has --network none)")
 
 
 def no_new_privileges(options: list[str]) -> bool:

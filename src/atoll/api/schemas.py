@@ -100,6 +100,14 @@ class Extensions(Struct, frozen=True, rename="pascal"):
     """What Docker does not have."""
 
     verify: Yes = None
+    egress: Words = None
+
+
+class PortBindingBody(Struct, frozen=True, rename="pascal"):
+    """One address and port of the host that a port of the container is published on."""
+
+    host_ip: Text = None
+    host_port: Text = None
 
 
 class HostConfig(Struct, frozen=True, rename="pascal"):
@@ -108,7 +116,7 @@ class HostConfig(Struct, frozen=True, rename="pascal"):
     binds: Texts = None
     log_config: LogConfig | None = None
     network_mode: Text = None
-    port_bindings: dict[str, Anything] | None = None
+    port_bindings: dict[str, list[PortBindingBody] | None] | None = None
     restart_policy: RestartPolicyBody | None = None
     auto_remove: Yes = None
     volume_driver: Text = None
@@ -170,10 +178,76 @@ class HostConfig(Struct, frozen=True, rename="pascal"):
     atoll: Extensions | None = None
 
 
+class EndpointAddresses(Struct, frozen=True, rename="pascal"):
+    """Addresses that a container wants on a network."""
+
+    ipv4_address: Text = field(default=None, name="IPv4Address")
+    ipv6_address: Text = field(default=None, name="IPv6Address")
+    link_local_ips: Texts = field(default=None, name="LinkLocalIPs")
+
+
+class EndpointBody(Struct, frozen=True, rename="pascal"):
+    """How a container is to be on a network."""
+
+    ipam_config: EndpointAddresses | None = field(default=None, name="IPAMConfig")
+    links: Texts = None
+    aliases: Texts = None
+    mac_address: Text = None
+    driver_opts: dict[str, str] | None = None
+    gw_priority: int | None = None
+
+
 class NetworkingConfig(Struct, frozen=True, rename="pascal"):
     """Networks to join, by name."""
 
-    endpoints_config: dict[str, Anything] | None = None
+    endpoints_config: dict[str, EndpointBody | None] | None = None
+
+
+class SubnetBody(Struct, frozen=True, rename="pascal"):
+    """One subnet of a network."""
+
+    subnet: Text = None
+    ip_range: Text = field(default=None, name="IPRange")
+    gateway: Text = None
+    auxiliary_addresses: dict[str, str] | None = None
+
+
+class IpamBody(Struct, frozen=True, rename="pascal"):
+    """The addresses of a network."""
+
+    driver: Text = None
+    config: list[SubnetBody] | None = None
+    options: dict[str, str] | None = None
+
+
+class NetworkBody(Struct, frozen=True, rename="pascal"):
+    """Body of `POST /networks/create`."""
+
+    name: Text = None
+    driver: Text = None
+    scope: Text = None
+    internal: Yes = None
+    ingress: Yes = None
+    config_only: Yes = None
+    enable_ipv4: Yes = field(default=None, name="EnableIPv4")
+    enable_ipv6: Yes = field(default=None, name="EnableIPv6")
+    ipam: IpamBody | None = field(default=None, name="IPAM")
+    options: dict[str, str] | None = None
+    labels: dict[str, str] | None = None
+
+
+class ConnectBody(Struct, frozen=True, rename="pascal"):
+    """Body of `POST /networks/{id}/connect`."""
+
+    container: Text = None
+    endpoint_config: EndpointBody | None = None
+
+
+class DisconnectBody(Struct, frozen=True, rename="pascal"):
+    """Body of `POST /networks/{id}/disconnect`."""
+
+    container: Text = None
+    force: Yes = None
 
 
 class Healthcheck(Struct, frozen=True, rename="pascal"):
@@ -202,6 +276,7 @@ class ContainerBody(Struct, frozen=True, rename="pascal"):
     volumes: dict[str, Anything] | None = None
     working_dir: Text = None
     network_disabled: Yes = None
+    exposed_ports: dict[str, Anything] | None = None
     mac_address: Text = None
     labels: dict[str, str] | None = None
     stop_signal: Text = None

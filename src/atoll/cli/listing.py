@@ -3,15 +3,37 @@
 A row is a thing's fields as text, by Docker's names; the header of a field is what a `table` shows above it.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, TypeVar
 
+from atoll.cli.flags import Kind, flag
 from atoll.cli.table import table
+from atoll.cli.values.limits import parse_filter
 
 if TYPE_CHECKING:
     from atoll.client.shapes import Json
 
+Command = TypeVar("Command", bound=Callable[..., object])
 Row = Mapping[str, str]
+Filters = Sequence[tuple[str, str]]
+
+FORMAT = flag(
+    "--format",
+    help="Format output using a custom template: 'table', 'table TEMPLATE', 'json', or 'TEMPLATE' (Go template)",
+)
+
+
+def filters_flag(*short: str, help: str = "Filter output based on conditions provided") -> Callable[[Command], Command]:
+    """Decorator: `--filter`, the function's `filters`."""
+    return flag(*short, "--filter", "filters", kind=Kind("filter", parse_filter), multiple=True, help=help)
+
+
+def collect(filters: Filters) -> dict[str, list[str]]:
+    """Filters by name."""
+    found: dict[str, list[str]] = {}
+    for name, value in filters:
+        found.setdefault(name, []).append(value)
+    return found
 
 
 def listing(rows: Sequence[Row], headers: Mapping[str, str], columns: Sequence[str], format: str | None) -> str:

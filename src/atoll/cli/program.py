@@ -34,7 +34,7 @@ ROOT = Tree(
     entries={**CONTAINER_VERBS, **IMAGE_VERBS, **REGISTRY_VERBS, **TREES},
     sections={
         "Common Commands": ["run", "exec", "ps", "pull", "push", "images", "login", "logout", "version", "info"],
-        "Management Commands": ["container", "image", "registry", "system", "volume"],
+        "Management Commands": ["container", "image", "network", "registry", "system", "volume"],
         "Commands": sorted(
             {*CONTAINER_VERBS, "history", "inspect", "import", "load", "rmi", "save", "tag"} - {"run", "exec", "ps"},
         ),

@@ -68,6 +68,33 @@ class Volume(TypedDict, total=False):
     UsageData: "VolumeUsage | None"
 
 
+class Network(TypedDict, total=False):
+    """One row of `GET /networks`."""
+
+    Id: str
+    Name: str
+    Created: str
+    Driver: str
+    Scope: str
+    EnableIPv4: bool
+    EnableIPv6: bool
+    Internal: bool
+    Labels: dict[str, str] | None
+
+
+class HostPort(TypedDict):
+    """Where a port of a container is on the host."""
+
+    HostIp: str
+    HostPort: str
+
+
+class NetworkSettings(TypedDict, total=False):
+    """Of a container's `NetworkSettings`."""
+
+    Ports: dict[str, list[HostPort] | None] | None
+
+
 class ContainerSettings(TypedDict, total=False):
     """Of a container's `Config`."""
 
@@ -84,6 +111,7 @@ class Container(TypedDict, total=False):
     State: State
     Config: ContainerSettings
     HostConfig: dict[str, Json]
+    NetworkSettings: NetworkSettings
 
 
 class WaitError(TypedDict):
@@ -150,6 +178,7 @@ class Pruned(TypedDict, total=False):
     ContainersDeleted: list[str] | None
     ImagesDeleted: list[Removed] | None
     VolumesDeleted: list[str] | None
+    NetworksDeleted: list[str] | None
     SpaceReclaimed: int
 
 

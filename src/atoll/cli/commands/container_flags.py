@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from atoll.cli.flags import INTEGER, LIST, Kind, flag, switch
 from atoll.cli.terminal.detach import parse_detach_keys
-from atoll.cli.values import environment, limits, mounts, sizes
+from atoll.cli.values import environment, limits, mounts, networks, ports, sizes
 
 if TYPE_CHECKING:
     from atoll.client.shapes import Object
@@ -59,19 +59,29 @@ FLAGS = (
     flag("--dns-option", kind=LIST, multiple=True, help="Set DNS options"),
     flag("--dns-search", kind=LIST, multiple=True, help="Set custom DNS search domains"),
     flag("--domainname", help="Container NIS domain name"),
+    flag(
+        "--egress",
+        kind=LIST,
+        multiple=True,
+        help="What the container may reach beyond its networks: none, dns, all, allow=CIDR[:port], domain=NAME",
+    ),
     flag("--entrypoint", help="Overwrite the default ENTRYPOINT of the image"),
     flag("-e", "--env", kind=Kind("list", environment.parse_variable), multiple=True, help="Set environment variables"),
     flag("--env-file", kind=LIST, multiple=True, help="Read in a file of environment variables"),
+    flag("--expose", kind=Kind("list", ports.parse_expose), multiple=True, help="Expose a port or a range of ports"),
     flag("--group-add", kind=LIST, multiple=True, help="Add additional groups to join"),
     flag("-h", "--hostname", help="Container host name"),
     switch("--init", default=None, help="Run an init inside the container that forwards signals and reaps processes"),
     switch("-i", "--interactive", help="Keep STDIN open even if not attached"),
+    flag("--ip", help="IPv4 address (e.g., 172.30.100.104)"),
+    flag("--ip6", help="IPv6 address (e.g., 2001:db8::33)"),
     flag(
         "-l", "--label", kind=Kind("list", environment.parse_label), multiple=True, help="Set meta data on a container"
     ),
     flag("--label-file", kind=LIST, multiple=True, help="Read in a line delimited file of labels"),
     flag("--log-driver", help="Logging driver for the container"),
     flag("--log-opt", kind=LIST, multiple=True, help="Log driver options"),
+    flag("--mac-address", help="Container MAC address (e.g., 92:d0:c6:0a:29:33)"),
     flag("-m", "--memory", kind=BYTES, help="Memory limit"),
     flag(
         "--memory-swap",
@@ -85,11 +95,26 @@ FLAGS = (
         help="Attach a filesystem mount to the container",
     ),
     flag("--name", help="Assign a name to the container"),
-    flag("--network", "--net", help="Connect a container to a network"),
+    flag(
+        "--network",
+        "--net",
+        kind=Kind("network", networks.parse_network),
+        multiple=True,
+        help="Connect a container to a network: NAME or NAME:ip=,ip6=,mac=,alias=",
+    ),
+    flag("--network-alias", kind=LIST, multiple=True, help="Add network-scoped alias for the container"),
     flag("--oom-score-adj", kind=INTEGER, help="Tune the guest's OOM preferences (-1000 to 1000)"),
     flag("--pids-limit", kind=INTEGER, help="Tune container pids limit (set -1 for unlimited)"),
     flag("--platform", help="Set platform if server is multi-platform capable"),
     switch("--privileged", help="Give extended privileges to this container, inside its VM"),
+    flag(
+        "-p",
+        "--publish",
+        kind=Kind("list", ports.parse_publish),
+        multiple=True,
+        help="Publish a container's port(s) to the host",
+    ),
+    switch("-P", "--publish-all", help="Publish all exposed ports to random ports"),
     flag(
         "--pull",
         kind=Kind("string", limits.parse_pull),
@@ -141,26 +166,34 @@ class ContainerFlags:
     dns_option: Sequence[str]
     dns_search: Sequence[str]
     domainname: str | None
+    egress: Sequence[str]
     entrypoint: str | None
     env: Sequence[str]
     env_file: Sequence[str]
+    expose: Sequence[Sequence[str]]
     group_add: Sequence[str]
     hostname: str | None
     init: bool | None
     interactive: bool
+    ip: str | None
+    ip6: str | None
     label: Sequence[str]
     label_file: Sequence[str]
     log_driver: str | None
     log_opt: Sequence[str]
+    mac_address: str | None
     memory: int | None
     memory_swap: int | None
     mount: "Sequence[Object]"
     name: str | None
-    network: str | None
+    network: "Sequence[networks.Join]"
+    network_alias: Sequence[str]
     oom_score_adj: int | None
     pids_limit: int | None
     platform: str | None
     privileged: bool
+    publish: "Sequence[Sequence[ports.Published]]"
+    publish_all: bool
     pull: str
     quiet: bool
     read_only: bool

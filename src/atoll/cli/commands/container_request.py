@@ -8,6 +8,8 @@ from atoll.cli.errors import ENGINE_ERROR, Failure
 from atoll.cli.terminal.mode import terminal_size
 from atoll.cli.values.environment import key_values, labels, variables
 from atoll.cli.values.mounts import split_volumes
+from atoll.cli.values.networks import endpoint, joined
+from atoll.cli.values.ports import Published
 
 if TYPE_CHECKING:
     from atoll.client.shapes import Json, Object
@@ -22,6 +24,9 @@ def container_request(flags: ContainerFlags, image: str, command: Sequence[str],
         raise Failure("conflicting options: cannot specify both --restart and --rm", ENGINE_ERROR)
     streams = attached_streams(flags, detached=detached)
     binds, anonymous = split_volumes(flags.volume)
+    mode, endpoints = _networks(flags)
+    published = [port for ports in flags.publish for port in ports]
+    exposed = [port for ports in flags.expose for port in ports] + [port.port for port in published]
     given: dict[str, object] = {
         "Image": image,
         "Cmd": list(command) or None,
@@ -41,7 +46,9 @@ def container_request(flags: ContainerFlags, image: str, command: Sequence[str],
         "StopSignal": flags.stop_signal,
         "StopTimeout": flags.stop_timeout,
         "Volumes": {target: {} for target in anonymous} or None,
-        "HostConfig": _host_config(flags, binds),
+        "ExposedPorts": {port: {} for port in exposed} or None,
+        "HostConfig": _host_config(flags, binds, mode, published),
+        "NetworkingConfig": {"EndpointsConfig": endpoints} if endpoints else None,
     }
     return _without_none(given)
 
@@ -54,14 +61,39 @@ def attached_streams(flags: ContainerFlags, *, detached: bool) -> set[str]:
     return streams | {"stdin"} if flags.interactive else streams
 
 
-def _host_config(flags: ContainerFlags, binds: Sequence[str]) -> "Object":
+def _networks(flags: ContainerFlags) -> "tuple[str | None, dict[str, Object]]":
+    try:
+        own = endpoint(ip=flags.ip, ip6=flags.ip6, mac=flags.mac_address, aliases=flags.network_alias)
+        return joined(flags.network, own)
+    except ValueError as error:
+        raise Failure(str(error), ENGINE_ERROR) from None
+
+
+def _port_bindings(published: Sequence[Published]) -> dict[str, list[dict[str, str]]]:
+    found: dict[str, list[dict[str, str]]] = {}
+    for port in published:
+        found.setdefault(port.port, []).append({"HostIp": port.host_ip, "HostPort": port.host_port})
+    return found
+
+
+def _atoll(flags: ContainerFlags) -> "Object":
+    """What Docker does not have."""
+    given: Object = {"Verify": True} if flags.verify else {}
+    if flags.egress:
+        given["Egress"] = list(flags.egress)
+    return given
+
+
+def _host_config(
+    flags: ContainerFlags, binds: Sequence[str], mode: str | None, published: Sequence[Published]
+) -> "Object":
     storage = key_values(flags.storage_opt)
     if flags.disk is not None:
         storage["size"] = flags.disk
     logging = {"Type": flags.log_driver or "", "Config": key_values(flags.log_opt)}
     size = terminal_size() if flags.tty else None
     given: dict[str, object] = {
-        "Atoll": {"Verify": True} if flags.verify else None,
+        "Atoll": _atoll(flags) or None,
         "AutoRemove": flags.rm or None,
         "Binds": list(binds) or None,
         "CapAdd": list(flags.cap_add) or None,
@@ -81,8 +113,10 @@ def _host_config(flags: ContainerFlags, binds: Sequence[str]) -> "Object":
         "MemorySwap": flags.memory_swap,
         "Mounts": list(flags.mount) or None,
         "NanoCpus": flags.cpus,
-        "NetworkMode": flags.network,
+        "NetworkMode": mode,
         "OomScoreAdj": flags.oom_score_adj,
+        "PortBindings": _port_bindings(published) or None,
+        "PublishAllPorts": flags.publish_all or None,
         "PidsLimit": flags.pids_limit,
         "Privileged": flags.privileged or None,
         "ReadonlyRootfs": flags.read_only or None,

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from atoll.cli.commands.ps import SHORT_ID
-from atoll.cli.flags import flag, switch
-from atoll.cli.listing import listing
+from atoll.cli.flags import switch
+from atoll.cli.listing import FORMAT, listing
 from atoll.cli.session import Session
 from atoll.cli.values.sizes import human_size
 from atoll.cli.values.times import human_duration
@@ -35,10 +35,7 @@ _CREATED_BY_LENGTH = 45
     at_most=1,
     aliases=("atoll image history", "atoll history"),
 )
-@flag(
-    "--format",
-    help="Format output using a custom template: 'table', 'table TEMPLATE', 'json', or 'TEMPLATE' (Go template)",
-)
+@FORMAT
 @switch("-H", "--human", default=True, help="Print sizes and dates in human readable format")
 @switch("--no-trunc", help="Don't truncate output")
 @switch("-q", "--quiet", help="Only show image IDs")

@@ -4,11 +4,10 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from atoll.cli.commands.ps import SHORT_ID, collect
-from atoll.cli.flags import Kind, flag, switch
-from atoll.cli.listing import listing
+from atoll.cli.commands.ps import SHORT_ID
+from atoll.cli.flags import switch
+from atoll.cli.listing import FORMAT, Filters, collect, filters_flag, listing
 from atoll.cli.session import Session
-from atoll.cli.values.limits import parse_filter
 from atoll.cli.values.references import split_reference
 from atoll.cli.values.sizes import human_size
 from atoll.cli.values.times import human_duration
@@ -45,25 +44,15 @@ UNKNOWN = "N/A"
 )
 @switch("-a", "--all", "everything", help="Show all images (default hides intermediate images)")
 @switch("--digests", help="Show digests")
-@flag(
-    "-f",
-    "--filter",
-    "filters",
-    kind=Kind("filter", parse_filter),
-    multiple=True,
-    help="Filter output based on conditions provided",
-)
-@flag(
-    "--format",
-    help="Format output using a custom template: 'table', 'table TEMPLATE', 'json', or 'TEMPLATE' (Go template)",
-)
+@filters_flag("-f")
+@FORMAT
 @switch("--no-trunc", help="Don't truncate output")
 @switch("-q", "--quiet", help="Only show image IDs")
 def images(
     session: Session,
     everything: bool,
     digests: bool,
-    filters: Sequence[tuple[str, str]],
+    filters: Filters,
     format: str | None,
     no_trunc: bool,
     quiet: bool,

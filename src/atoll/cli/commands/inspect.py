@@ -1,5 +1,5 @@
-"""`atoll inspect`, and `inspect` of `atoll container`, `image`, `volume` and `system template`: all about objects, as
-JSON or by template.
+"""`atoll inspect`, and `inspect` of `atoll container`, `image`, `network`, `volume` and `system template`: all about
+objects, as JSON or by template.
 """
 
 import json
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     Find = Callable[[str], "Object"]
 
-TYPES = ("container", "image", "volume")
+TYPES = ("container", "image", "network", "volume")
 NOT_FOUND_STATUS = 404
 
 
@@ -36,8 +36,13 @@ SIZE = switch("-s", "--size", help="Display total file sizes if the type is cont
 @SIZE
 @flag("--type", "kind", kind=Kind("string", _parse_type), help="Only inspect objects of the given type")
 def inspect(session: Session, format: str | None, size: bool, kind: str | None, arguments: Sequence[str]) -> None:
-    """Inspect containers, images and volumes."""
-    finders = {"container": _containers(session, size=size), "image": _images(session), "volume": _volumes(session)}
+    """Inspect containers, images, networks and volumes."""
+    finders = {
+        "container": _containers(session, size=size),
+        "image": _images(session),
+        "network": _networks(session),
+        "volume": _volumes(session),
+    }
     chosen = [finders[kind]] if kind else list(finders.values())
 
     def find(name: str) -> "Object":
@@ -74,6 +79,13 @@ def image_inspect(session: Session, format: str | None, arguments: Sequence[str]
     _inspect(session, arguments, format, _images(session))
 
 
+@verb("inspect", "NETWORK [NETWORK...]", help="Display detailed information on one or more networks", at_least=1)
+@FORMAT
+def network_inspect(session: Session, format: str | None, arguments: Sequence[str]) -> None:
+    """Inspect networks."""
+    _inspect(session, arguments, format, _networks(session))
+
+
 @verb("inspect", "TEMPLATE [TEMPLATE...]", help="Display detailed information on one or more templates", at_least=1)
 @FORMAT
 def template_inspect(session: Session, format: str | None, arguments: Sequence[str]) -> None:
@@ -94,6 +106,12 @@ def _volumes(session: Session) -> "Find":
     from atoll.client import volumes
 
     return lambda name: volumes.inspect(session.client, name)
+
+
+def _networks(session: Session) -> "Find":
+    from atoll.client import networks
+
+    return lambda name: networks.inspect(session.client, name)
 
 
 def _containers(session: Session, *, size: bool) -> "Find":

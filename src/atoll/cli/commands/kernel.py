@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from atoll.cli.errors import Failure
 from atoll.cli.flags import flag, switch
-from atoll.cli.listing import listing
+from atoll.cli.listing import FORMAT, listing
 from atoll.cli.session import Session
 from atoll.cli.verb import verb
 
@@ -19,10 +19,7 @@ SHORT_DIGEST = 12
 
 
 @verb("list", help="List kernels", at_most=0, aliases=("atoll system kernel list", "atoll system kernel ls"))
-@flag(
-    "--format",
-    help="Format output using a custom template: 'table', 'table TEMPLATE', 'json', or 'TEMPLATE' (Go template)",
-)
+@FORMAT
 @switch("--no-trunc", help="Don't truncate output")
 def list_(session: Session, format: str | None, no_trunc: bool, arguments: Sequence[str]) -> None:
     """List the kernels that are here; the current one is what containers start with."""

@@ -3,29 +3,25 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from atoll.cli.commands.ps import collect
 from atoll.cli.confirm import confirm
 from atoll.cli.errors import Failure
-from atoll.cli.flags import Kind, flag, switch
+from atoll.cli.flags import switch
+from atoll.cli.listing import Filters, collect, filters_flag
 from atoll.cli.session import Session
-from atoll.cli.values.limits import parse_filter
 from atoll.cli.values.sizes import human_size
 from atoll.cli.verb import verb
 
 if TYPE_CHECKING:
     from atoll.client.shapes import Pruned
 
-Filters = Sequence[tuple[str, str]]
-
 FORCE = switch("-f", "--force", help="Do not prompt for confirmation")
 ALL_IMAGES = switch("-a", "--all", "everything", help="Remove all unused images, not just dangling ones")
-_FILTER = Kind("filter", parse_filter)
 _DANGLING = "all dangling images"
 _UNUSED = "all images without at least one container associated to them"
 
 
 @verb("prune", help="Remove all stopped containers", at_most=0)
-@flag("--filter", "filters", kind=_FILTER, multiple=True, help='Provide filter values (e.g. "until=<timestamp>")')
+@filters_flag(help='Provide filter values (e.g. "until=<timestamp>")')
 @FORCE
 def containers(session: Session, filters: Filters, force: bool, arguments: Sequence[str]) -> None:
     """Remove the containers that do not run."""
@@ -38,7 +34,7 @@ def containers(session: Session, filters: Filters, force: bool, arguments: Seque
 
 @verb("prune", help="Remove unused images", at_most=0)
 @ALL_IMAGES
-@flag("--filter", "filters", kind=_FILTER, multiple=True, help='Provide filter values (e.g. "until=<timestamp>")')
+@filters_flag(help='Provide filter values (e.g. "until=<timestamp>")')
 @FORCE
 def images(session: Session, everything: bool, filters: Filters, force: bool, arguments: Sequence[str]) -> None:
     """Remove the images that no container was made of."""
@@ -51,26 +47,21 @@ def images(session: Session, everything: bool, filters: Filters, force: bool, ar
 
 @verb("prune", help="Remove unused data", at_most=0)
 @ALL_IMAGES
-@flag(
-    "--filter",
-    "filters",
-    kind=_FILTER,
-    multiple=True,
-    help='Provide filter values (e.g. "label=<key>=<value>")',
-)
+@filters_flag(help='Provide filter values (e.g. "label=<key>=<value>")')
 @FORCE
 @switch("--volumes", help="Prune anonymous volumes")
 def system(
     session: Session, everything: bool, filters: Filters, force: bool, volumes: bool, arguments: Sequence[str]
 ) -> None:
-    """Remove stopped containers, with `--volumes` unused volumes, and unused images."""
+    """Remove stopped containers, unused networks, with `--volumes` unused volumes, and unused images."""
     from atoll.client import containers as container_endpoints
     from atoll.client import images as image_endpoints
+    from atoll.client import networks as network_endpoints
     from atoll.client import volumes as volume_endpoints
 
     if volumes and any(name == "until" for name, _ in filters):
         raise Failure('ERROR: The "until" filter is not supported with "--volumes"')
-    doomed = ["all stopped containers"]
+    doomed = ["all stopped containers", "all networks not used by at least one container"]
     doomed += ["all anonymous volumes not used by at least one container"] if volumes else []
     doomed += [_UNUSED if everything else _DANGLING]
     question = "WARNING! This will remove:\n" + "\n".join(f"  - {what}" for what in doomed)
@@ -83,6 +74,7 @@ def system(
     pruned = container_endpoints.prune(client, wanted)
     freed = pruned["SpaceReclaimed"]
     _list(session, "Deleted Containers", pruned["ContainersDeleted"] or ())
+    _list(session, "Deleted Networks", network_endpoints.prune(client, wanted).get("NetworksDeleted") or ())
     if volumes:
         pruned = volume_endpoints.prune(client, wanted)
         freed += pruned["SpaceReclaimed"]

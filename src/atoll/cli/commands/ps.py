@@ -3,11 +3,11 @@
 import time
 from typing import TYPE_CHECKING
 
-from atoll.cli.flags import INTEGER, Kind, flag, switch
-from atoll.cli.listing import listing, names_field
+from atoll.cli.flags import INTEGER, flag, switch
+from atoll.cli.listing import FORMAT, Filters, collect, filters_flag, listing, names_field
 from atoll.cli.session import Session
 from atoll.cli.table import ellipsis
-from atoll.cli.values.limits import parse_filter
+from atoll.cli.values.ports import shown_ports
 from atoll.cli.values.sizes import human_size
 from atoll.cli.values.times import human_duration
 from atoll.cli.verb import verb
@@ -15,7 +15,7 @@ from atoll.cli.verb import verb
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from atoll.client.shapes import ContainerSummary, Port
+    from atoll.client.shapes import ContainerSummary
 
 HEADERS = {
     "ID": "CONTAINER ID",
@@ -44,18 +44,8 @@ SHORT_ID = 12
     aliases=("atoll container ls", "atoll container list", "atoll container ps", "atoll ps"),
 )
 @switch("-a", "--all", "everything", help="Show all containers (default shows just running)")
-@flag(
-    "-f",
-    "--filter",
-    "filters",
-    kind=Kind("filter", parse_filter),
-    multiple=True,
-    help="Filter output based on conditions provided",
-)
-@flag(
-    "--format",
-    help="Format output using a custom template: 'table', 'table TEMPLATE', 'json', or 'TEMPLATE' (Go template)",
-)
+@filters_flag("-f")
+@FORMAT
 @flag("-n", "--last", kind=INTEGER, default=-1, help="Show n last created containers (includes all states)")
 @switch("-l", "--latest", help="Show the latest created container (includes all states)")
 @switch("--no-trunc", help="Don't truncate output")
@@ -64,7 +54,7 @@ SHORT_ID = 12
 def ps(
     session: Session,
     everything: bool,
-    filters: "Sequence[tuple[str, str]]",
+    filters: Filters,
     format: str | None,
     last: int,
     latest: bool,
@@ -93,14 +83,6 @@ def ps(
         session.print(text)
 
 
-def collect(filters: "Sequence[tuple[str, str]]") -> dict[str, list[str]]:
-    """Filters by name."""
-    found: dict[str, list[str]] = {}
-    for name, value in filters:
-        found.setdefault(name, []).append(value)
-    return found
-
-
 def container_row(container: "ContainerSummary", *, truncate: bool) -> dict[str, str]:
     """The fields of a container as text."""
     image = container.get("Image") or "<no image>"
@@ -114,7 +96,7 @@ def container_row(container: "ContainerSummary", *, truncate: bool) -> dict[str,
         "Command": _quote(ellipsis(command, 20) if truncate else command),
         "CreatedAt": time.strftime("%Y-%m-%d %H:%M:%S %z %Z", time.localtime(created)),
         "RunningFor": f"{human_duration(time.time() - created)} ago",
-        "Ports": ", ".join(_port(port) for port in container.get("Ports") or []),
+        "Ports": shown_ports(container.get("Ports") or []),
         "State": container.get("State", ""),
         "Status": container.get("Status", ""),
         "Size": _size(container.get("SizeRw", 0), container.get("SizeRootFs", 0)),
@@ -143,14 +125,6 @@ def _quote(text: str) -> str:
 def _escape(letter: str) -> str:
     code = ord(letter)
     return f"\\x{code:02x}" if code < 0x80 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
-
-
-def _port(port: "Port") -> str:
-    private = f"{port.get('PrivatePort', 0)}/{port.get('Type', 'tcp')}"
-    if not port.get("PublicPort"):
-        return private
-    address = port.get("IP", "")
-    return f"{f'[{address}]' if ':' in address else address}:{port['PublicPort']}->{private}"
 
 
 def _size(writable: int, whole: int) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from atoll.cli.commands.pull import SCHEME
 from atoll.cli.errors import Failure
 from atoll.cli.flags import flag, switch
-from atoll.cli.listing import listing
+from atoll.cli.listing import FORMAT, listing
 from atoll.cli.session import Session
 from atoll.cli.verb import verb
 
@@ -89,10 +89,7 @@ def logout(session: Session, arguments: Sequence[str]) -> None:
     at_most=0,
     aliases=("atoll registry list", "atoll registry ls"),
 )
-@flag(
-    "--format",
-    help="Format output using a custom template: 'table', 'table TEMPLATE', 'json', or 'TEMPLATE' (Go template)",
-)
+@FORMAT
 @switch("-q", "--quiet", help="Only display registries")
 def list_(session: Session, format: str | None, quiet: bool, arguments: Sequence[str]) -> None:
     """List logins, without their secrets."""

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from atoll.cli.commands.ps import SHORT_ID
 from atoll.cli.errors import Failure, describe
-from atoll.cli.flags import flag, switch
-from atoll.cli.listing import listing
+from atoll.cli.flags import switch
+from atoll.cli.listing import FORMAT, listing
 from atoll.cli.session import Session
 from atoll.cli.values.sizes import human_binary_size, human_size
 from atoll.cli.verb import verb
@@ -39,10 +39,7 @@ CLEAR_SCREEN = "\x1b[2J\x1b[H"
     aliases=("atoll container stats", "atoll stats"),
 )
 @switch("-a", "--all", "everything", help="Show all containers (default shows just running)")
-@flag(
-    "--format",
-    help="Format output using a custom template: 'table', 'table TEMPLATE', 'json', or 'TEMPLATE' (Go template)",
-)
+@FORMAT
 @switch("--no-stream", help="Disable streaming stats and only pull the first result")
 @switch("--no-trunc", help="Do not truncate output")
 def stats(

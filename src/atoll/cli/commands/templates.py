@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from atoll.cli.flags import INTEGER, Kind, flag, switch
-from atoll.cli.listing import listing
+from atoll.cli.listing import FORMAT, listing
 from atoll.cli.session import Session
 from atoll.cli.several import each
 from atoll.cli.values.sizes import human_binary_size, human_size, parse_size
@@ -35,10 +35,7 @@ SHORT_ID = 12
 
 
 @verb("list", help="List templates", at_most=0, aliases=("atoll system template list", "atoll system template ls"))
-@flag(
-    "--format",
-    help="Format output using a custom template: 'table', 'table TEMPLATE', 'json', or 'TEMPLATE' (Go template)",
-)
+@FORMAT
 @switch("--no-trunc", help="Don't truncate output")
 @switch("-q", "--quiet", help="Only display template IDs")
 def list_(session: Session, format: str | None, no_trunc: bool, quiet: bool, arguments: Sequence[str]) -> None:

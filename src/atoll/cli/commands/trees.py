@@ -1,4 +1,4 @@
-"""`atoll container`, `image`, `registry`, `volume`, `system` and what is below it: the same verbs by subject."""
+"""`atoll container`, `image`, `network`, `registry`, `volume`, `system` and what they hold: the verbs by subject."""
 
 from atoll.cli.commands.names import CONTAINER_VERBS, IMAGE_VERBS, REGISTRY_VERBS
 from atoll.cli.tree import Tree
@@ -36,6 +36,24 @@ image = Tree(
         "tag": IMAGE_VERBS["tag"],
     },
     sections={"Commands": ["history", "import", "inspect", "load", "ls", "prune", "pull", "push", "rm", "save", "tag"]},
+)
+
+network = Tree(
+    "network",
+    help="Manage networks",
+    entries={
+        "connect": "networks:connect",
+        "create": "networks:create",
+        "disconnect": "networks:disconnect",
+        "inspect": "inspect:network_inspect",
+        "list": "networks:ls",
+        "ls": "networks:ls",
+        "prune": "networks:prune",
+        "remove": "networks:rm",
+        "rm": "networks:rm",
+        "trace": "networks:trace",
+    },
+    sections={"Commands": ["connect", "create", "disconnect", "inspect", "ls", "prune", "rm", "trace"]},
 )
 
 registry = Tree(

@@ -8,8 +8,8 @@ from atoll.cli.commands.images import image_rows
 from atoll.cli.commands.ps import HEADERS as CONTAINER_HEADERS
 from atoll.cli.commands.ps import container_row
 from atoll.cli.errors import Failure
-from atoll.cli.flags import flag, switch
-from atoll.cli.listing import Row, listing
+from atoll.cli.flags import switch
+from atoll.cli.listing import FORMAT, Row, listing
 from atoll.cli.session import Session
 from atoll.cli.values.sizes import human_size
 from atoll.cli.verb import verb
@@ -33,10 +33,7 @@ RUNNING = ("running", "paused", "restarting")
 
 
 @verb("df", help="Show disk usage", at_most=0)
-@flag(
-    "--format",
-    help="Format output using a custom template: 'table', 'table TEMPLATE', 'json', or 'TEMPLATE' (Go template)",
-)
+@FORMAT
 @switch("-v", "--verbose", help="Show detailed information on space usage")
 def df(session: Session, format: str | None, verbose: bool, arguments: Sequence[str]) -> None:
     """Show a line for each kind of thing, or all the things."""

@@ -3,14 +3,12 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from atoll.cli.commands.ps import collect
 from atoll.cli.confirm import confirm
 from atoll.cli.flags import LIST, Kind, flag, switch
-from atoll.cli.listing import listing
+from atoll.cli.listing import FORMAT, Filters, collect, filters_flag, listing
 from atoll.cli.session import Session
 from atoll.cli.several import each
 from atoll.cli.values.environment import key_values, parse_label
-from atoll.cli.values.limits import parse_filter
 from atoll.cli.values.sizes import human_size
 from atoll.cli.verb import verb
 
@@ -54,22 +52,10 @@ def create(
 
 
 @verb("ls", help="List volumes", at_most=0, aliases=("atoll volume ls", "atoll volume list"))
-@flag(
-    "-f",
-    "--filter",
-    "filters",
-    kind=Kind("filter", parse_filter),
-    multiple=True,
-    help='Provide filter values (e.g. "dangling=true")',
-)
-@flag(
-    "--format",
-    help="Format output using a custom template: 'table', 'table TEMPLATE', 'json', or 'TEMPLATE' (Go template)",
-)
+@filters_flag("-f", help='Provide filter values (e.g. "dangling=true")')
+@FORMAT
 @switch("-q", "--quiet", help="Only display volume names")
-def ls(
-    session: Session, filters: "Sequence[tuple[str, str]]", format: str | None, quiet: bool, arguments: Sequence[str]
-) -> None:
+def ls(session: Session, filters: Filters, format: str | None, quiet: bool, arguments: Sequence[str]) -> None:
     """List the volumes."""
     from atoll.client import volumes
 
@@ -102,17 +88,9 @@ def rm(session: Session, force: bool, arguments: Sequence[str]) -> None:
 
 @verb("prune", help="Remove unused local volumes", at_most=0)
 @switch("-a", "--all", "everything", help="Remove all unused volumes, not just anonymous ones")
-@flag(
-    "--filter",
-    "filters",
-    kind=Kind("filter", parse_filter),
-    multiple=True,
-    help='Provide filter values (e.g. "label=<label>")',
-)
+@filters_flag(help='Provide filter values (e.g. "label=<label>")')
 @switch("-f", "--force", help="Do not prompt for confirmation")
-def prune(
-    session: Session, everything: bool, filters: "Sequence[tuple[str, str]]", force: bool, arguments: Sequence[str]
-) -> None:
+def prune(session: Session, everything: bool, filters: Filters, force: bool, arguments: Sequence[str]) -> None:
     """Remove what no container uses."""
     from atoll.client import volumes
 

@@ -49,6 +49,8 @@ def table(spec: SegmentSpec) -> str:
         *_chain("pass", *_each("ct mark set {ip} saddr map @mark{n}"), "accept"),
         *_chain(
             "leave",
+            # A published port's connection that its proxy has given up: an answer to a host that never saw its address.
+            "ct direction reply drop",
             *_each("ct state established,related {ip} saddr . ct mark @alive{n} accept"),
             "ct state invalid drop",
             *_each("{ip} daddr @blocked{n} goto refuse"),
