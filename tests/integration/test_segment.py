@@ -490,6 +490,23 @@ async def test_a_segment_ends_with_the_last_vm_when_there_is_no_engine(own_direc
     await asyncio.to_thread(process.wait)
 
 
+async def test_vms_keep_their_network_when_the_keeper_is_killed(own_directory: Path) -> None:
+    async with make_lan(own_directory) as lan:
+        a, b, c = lan.ports
+        Process.of(lan.keeper.pid).kill(signal.SIGKILL)
+        assert await lan.arriving(b, honest(A, B), by=a)
+        await asyncio.sleep(0.2)
+        with pytest.raises(Unavailable, match="keeper of networks was killed"):
+            await lan.segment.plug("a", "at000000.0")
+        assert await lan.arriving(c, honest(A, C), by=a)
+        # With the last VM the segment goes, and the next one has all that it needs.
+        for endpoint in lan.endpoints:
+            await lan.segment.remove(endpoint.id)
+        async with asyncio.timeout(10):
+            await lan.segment.wait_closed()
+        lan.segment = await start_segment(own_directory, NETWORK_ID)
+
+
 async def test_many_ask_for_keeper_and_segment_at_once_and_get_the_same(own_directory: Path) -> None:
     segments = await asyncio.gather(*(start_segment(own_directory, NETWORK_ID) for _ in range(5)))
     keepers = await asyncio.gather(*(start_keeper(own_directory) for _ in range(5)))
