@@ -86,6 +86,10 @@ class Links:
     async def close(self) -> None:
         """Nothing: the devices go with the namespace."""
 
+    def has_tap(self, name: str) -> bool:
+        """Whether a VM's device is on this network."""
+        return name in self._here.links()
+
     def has_taps(self) -> bool:
         """Whether a VM is connected to this network."""
         return bool(self._taps())

@@ -132,6 +132,9 @@ def added(endpoint: Endpoint) -> str:
         ]
     if endpoint.ipv6:
         lines += _ipv6(endpoint, frames, neighbours)
+    else:
+        # Its kernel tries what it always does; nobody is deceived.
+        lines.append(f"add rule {TABLE} {frames} ether type ip6 ip6 saddr {{ ::, {link_local(mac)} }} drop")
     lines += [
         f"add rule {TABLE} {frames} goto forged",
         f'add element {TABLE} taps {{ "{tap}" : goto {frames} }}',
