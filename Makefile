@@ -22,7 +22,8 @@ demo: demo-packages .venv/runtime-installed .venv/compiled $(programs) ## Instal
 .PHONY: test
 test: test-packages .venv/test-installed .venv/compiled $(programs) lint test-images ## Install what is missing, lint, and run every test
 	scripts/cargo test --workspace --locked --quiet
-	$(bin)/pytest
+	# Much of the time a test waits for a guest: two at once, each worker with an engine of its own.
+	$(bin)/pytest --numprocesses 2 --dist worksteal
 
 .PHONY: lint
 lint: test-packages .venv/test-installed ## Check formatting, types, the dependency direction, dead code, scripts and links
@@ -77,9 +78,11 @@ $(programs) &: $(program_sources)
 
 # What the integration tests run, fetched before the first of them starts its clock.
 .PHONY: test-images
-test-images: build/debian-bookworm.tar build/postgresql-bookworm.tar build/kernel-cache
+test-images: build/debian-bookworm.tar build/nginx-bookworm.tar build/postgresql-bookworm.tar build/kernel-cache
 build/debian-bookworm.tar:
 	@scripts/make-debian-image $@
+build/nginx-bookworm.tar:
+	@scripts/make-debian-image $@ nginx-light
 build/postgresql-bookworm.tar:
 	@scripts/make-debian-image $@ postgresql
 build/kernel-cache:
