@@ -90,6 +90,13 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     max_layer_bytes: Annotated[
         int, Meta(ge=1 << 20, description="Most bytes one layer may unpack to: what stops a decompression bomb.")
     ] = 64 << 30
+    network_pools: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="Ranges of IPv4 addresses that new networks get their subnets from, each a /24 that neither"
+            " another network nor a route of the host has."
+        ),
+    ] = ("10.83.0.0/16",)
     insecure_registries: Annotated[
         tuple[str, ...],
         Meta(

@@ -14,10 +14,12 @@ from atoll.engine.ahead import Ahead
 from atoll.engine.bundle import new_bundle, remove_files
 from atoll.engine.container import Container
 from atoll.engine.events import EventBus
+from atoll.engine.network import NetworkTable
 from atoll.engine.record import ContainerRecord, RecordTable
 from atoll.engine.registry import Registry
 from atoll.engine.services import Services, Tasks
 from atoll.engine.timings import LastTimings
+from atoll.engine.topology import Topology
 from atoll.errors import BootFailed, CommandNotFound, Conflict, InvalidRequest, NotFound, NotModified
 from atoll.model.container import ContainerConfig, ContainerState, ExitStatus, RestartPolicy
 from atoll.paths import Paths
@@ -41,18 +43,24 @@ class EngineWithoutVms:
         database = Database(self.paths.database)
         async with asyncio.TaskGroup() as group:
             tasks = Tasks(group)
+            registry: Registry[Container] = Registry()
+            events = EventBus()
+            topology = Topology(
+                NetworkTable(database), lambda: (it.record for it in registry), events, Settings().network_pools, list
+            )
             services = Services(
                 paths=self.paths,
                 settings=Settings(),
                 table=RecordTable(database),
-                events=EventBus(),
+                events=events,
                 launcher=self.launcher,
                 tasks=tasks,
-                registry=Registry(),
+                registry=registry,
                 admission=Admission(Settings(), lambda: 0),
                 ahead=Ahead(self.launcher, tasks),
                 timings=LastTimings(),
                 volumes=volumes_in(self.paths.volumes, database),
+                topology=topology,
                 remove_files=lambda container_id: remove_files(self.paths, container_id),
             )
             await adopt_containers(services)

@@ -17,10 +17,12 @@ from atoll.engine.container import Container
 from atoll.engine.create import create_container
 from atoll.engine.events import EventBus
 from atoll.engine.images import Images
+from atoll.engine.network import NetworkTable
 from atoll.engine.record import RecordTable
 from atoll.engine.registry import Registry
 from atoll.engine.services import Services, Tasks
 from atoll.engine.timings import LastTimings
+from atoll.engine.topology import Topology
 from atoll.errors import Conflict, NotFound
 from atoll.image import ContentStore, Image, Registries
 from atoll.model.container import ContainerConfig
@@ -69,6 +71,7 @@ class EngineOfImages:
             ahead=Ahead(launcher, tasks),
             timings=LastTimings(),
             volumes=volumes_in(self.paths.volumes, database),
+            topology=Topology(NetworkTable(database), list, events, settings.network_pools, list),
             remove_files=lambda container_id: remove_files(self.paths, container_id),
         )
 

@@ -24,7 +24,7 @@ from atoll.engine.services import Services
 from atoll.engine.signals import signal_number
 from atoll.engine.sizing import vm_memory_mib
 from atoll.engine.timings import Timings
-from atoll.engine.visit import Visit
+from atoll.engine.visit import Visits
 from atoll.engine.waiters import WaitCondition, Waiters
 from atoll.errors import (
     AtollError,
@@ -52,7 +52,7 @@ class Container:
         self._settled.set()
         self._vm_is_gone = asyncio.Event()
         self._vm_is_gone.set()
-        self._visit: Visit | None = None
+        self._visits = Visits(self._launch_for_visit, self._clean_up, self._vm_is_gone, services.tasks)
         self._backoff = Backoff()
         self._restart_timer: asyncio.TimerHandle | None = None
         self._policy_rests = False
@@ -157,8 +157,7 @@ class Container:
 
     async def _wait_for_disk(self) -> None:
         """Wait until no VM has the container's disk; one that is there for visitors only ends with the last of them."""
-        if self._visit is not None:
-            self._visit.hurry()
+        self._visits.hurry()
         while not self._vm_is_gone.is_set():
             await self._vm_is_gone.wait()
 
@@ -187,9 +186,12 @@ class Container:
         try:
             await wait_until_gone(runtime)
             await runtime.close()
-            self._services.launcher.clean_up(self.record)
+            self._clean_up()
         finally:
             self._vm_is_gone.set()
+
+    def _clean_up(self) -> None:
+        self._services.launcher.clean_up(self.record)
 
     def exited(self, status: ExitStatus) -> None:
         """Record the end, tell everybody, and let the restart policy have its say."""
@@ -365,8 +367,8 @@ class Container:
             self._is_being_removed = False
             raise
         services = self._services
-        if self._visit is not None and kills_visit:
-            self._visit.end()
+        if kills_visit:
+            self._visits.end()
         await services.ahead.forget(self.id)
         services.table.delete(self.id)
         services.registry.remove(self)
@@ -438,17 +440,9 @@ class Container:
                 raise Conflict(f"container {self.name} is being removed")
             if self.record.has_vm:
                 return nullcontext(self.runtime_for("working on its files"))
-            if self._visit is not None and self._visit.is_open:
-                return self._visit.join()
-            if self._vm_is_gone.is_set():
-                return self._open_visit().join()
+            if (visit := self._visits.join()) is not None:
+                return visit
             await self._vm_is_gone.wait()
-
-    def _open_visit(self) -> Visit:
-        visit = self._visit = Visit(self.name, self._launch_for_visit)
-        self._vm_is_gone.clear()
-        self._services.tasks.spawn(self._keep_visit(visit), f"work on the files of container {self.name}")
-        return visit
 
     async def _launch_for_visit(self) -> Runtime:
         services = self._services
@@ -457,14 +451,6 @@ class Container:
                 return await services.ahead.take(self.id) or await services.launcher.launch(self.record)
         finally:
             services.launcher.started(self.record, None)
-
-    async def _keep_visit(self, visit: Visit) -> None:
-        try:
-            await visit.live()
-        finally:
-            self._services.launcher.clean_up(self.record)
-            self._visit = None
-            self._vm_is_gone.set()
 
     def runtime_for(self, purpose: str) -> Runtime:
         """The runtime of a container that runs, for `purpose` (`exec`, `top`); raises `Conflict` otherwise."""

@@ -24,9 +24,9 @@ async def create_container(
 ) -> Container:
     """A new container named `name` (None: at random), configured by `configure` once it has an id.
 
-    With `drops_privileges` its QEMU gets a user id that no other container has. Raises `Conflict` for a name that is
-    taken, `NotFound` when the image went meanwhile, `OutOfSpace`, and what `configure` raises; nothing is left behind
-    then.
+    With `drops_privileges` its QEMU gets a user id that no other container has. Raises `Conflict` for a name or an
+    address that is taken, `NotFound` when the image went meanwhile or a network is not there, `OutOfSpace`, and what
+    `configure` raises; nothing is left behind then.
     """
     container_id = secrets.token_hex(32)
     config = configure(container_id)
@@ -61,6 +61,8 @@ async def create_container(
             for mount in config.mounts:
                 if mount.type == "volume":
                     services.volumes.get(mount.name)
+            attachments = services.topology.attached(container_id, config.networks)
+            record = replace(record, attachments=attachments)
             services.table.insert(record)
     except BaseException:
         services.registry.release(taken)

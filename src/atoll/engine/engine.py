@@ -23,6 +23,8 @@ from atoll.engine.execs import Execs
 from atoll.engine.images import Images
 from atoll.engine.launch import RuntimeLauncher
 from atoll.engine.lock import engine_lock
+from atoll.engine.network import NetworkTable
+from atoll.engine.networks import Networks
 from atoll.engine.pool import Pool
 from atoll.engine.record import ContainerRecord, RecordTable
 from atoll.engine.registry import Registry
@@ -31,6 +33,7 @@ from atoll.engine.sizing import default_size, vm_memory_mib
 from atoll.engine.stage import Stages
 from atoll.engine.templates import Templates
 from atoll.engine.timings import LastTimings
+from atoll.engine.topology import Topology
 from atoll.engine.vms import VmMaker
 from atoll.engine.volume import VolumeTable
 from atoll.engine.volume_use import VolumeUse
@@ -62,6 +65,7 @@ class Engine:
     templates: Templates
     pool: Pool
     execs: Execs
+    networks: Networks
     started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -201,6 +205,7 @@ async def open_engine(paths: Paths, settings: Settings) -> AsyncIterator[Engine]
         volumes = Volumes(
             paths.volumes, VolumeTable(database), records, events, content.volume_disk, settings.volume_mib << 20
         )
+        topology = Topology(NetworkTable(database), records, events, settings.network_pools)
         use = VolumeUse(volumes, records)
         launcher = RuntimeLauncher(paths, settings, content, vms, templates, pool, spawner, use)
         services = Services(
@@ -215,6 +220,7 @@ async def open_engine(paths: Paths, settings: Settings) -> AsyncIterator[Engine]
             ahead=Ahead(launcher, tasks),
             timings=LastTimings(),
             volumes=volumes,
+            topology=topology,
             remove_files=lambda container_id: remove_files(paths, container_id),
         )
         await adopt_containers(services)
@@ -229,4 +235,5 @@ async def open_engine(paths: Paths, settings: Settings) -> AsyncIterator[Engine]
             kernels=kernels,
             accelerators=accelerators,
             execs=Execs(tasks),
+            networks=Networks(topology, registry),
         )

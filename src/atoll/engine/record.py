@@ -10,6 +10,7 @@ import msgspec
 from msgspec import Struct
 
 from atoll.model.container import ContainerConfig, ContainerState
+from atoll.model.network import Attachment, PortBinding
 from atoll.store import Database
 
 SCHEMA = (
@@ -28,6 +29,8 @@ class ContainerRecord(Struct, frozen=True, kw_only=True):
 
     `pid` is QEMU's on the host, 0 when there is none. `stopped_by_user` keeps a restart policy quiet; `restarting`
     says that the policy will start it again; `vm_uid` is the user that QEMU runs as, None when the engine is not root.
+    `attachments` are its places on networks, by slot; `published` are its ports with those of the host that they have
+    while it runs.
     """
 
     id: str
@@ -45,6 +48,8 @@ class ContainerRecord(Struct, frozen=True, kw_only=True):
     restart_count: int = 0
     restarting: bool = False
     stopped_by_user: bool = False
+    attachments: tuple[Attachment, ...] = ()
+    published: tuple[PortBinding, ...] = ()
 
     @property
     def has_vm(self) -> bool:

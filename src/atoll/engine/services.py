@@ -11,6 +11,7 @@ from atoll.engine.events import EventBus
 from atoll.engine.record import RecordTable
 from atoll.engine.runtimes import Launcher
 from atoll.engine.timings import LastTimings
+from atoll.engine.topology import Topology
 from atoll.engine.volumes import Volumes
 from atoll.paths import Paths
 from atoll.settings import Settings
@@ -100,4 +101,5 @@ class Services:
     ahead: "Ahead"
     timings: LastTimings
     volumes: Volumes
+    topology: Topology
     remove_files: Callable[[str], Coroutine[object, object, None]]

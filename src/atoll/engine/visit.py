@@ -8,10 +8,11 @@ What was written is on the disk when it has ended. To everybody else the contain
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 
 from atoll.engine.ending import wait_until_gone
 from atoll.engine.runtimes import Runtime
+from atoll.engine.services import Tasks
 from atoll.errors import AtollError
 
 log = logging.getLogger("atoll.engine")
@@ -19,11 +20,56 @@ log = logging.getLogger("atoll.engine")
 STAYS_S = 1.5
 
 
+class Visits:
+    """The visits of one container, one after the other: while there is one, `vm_is_gone` is not set."""
+
+    def __init__(
+        self,
+        launch: Callable[[], Awaitable[Runtime]],
+        clean_up: Callable[[], None],
+        vm_is_gone: asyncio.Event,
+        tasks: Tasks,
+    ) -> None:
+        self._launch = launch
+        self._clean_up = clean_up
+        self._vm_is_gone = vm_is_gone
+        self._tasks = tasks
+        self._visit: Visit | None = None
+
+    def join(self) -> AbstractAsyncContextManager[Runtime] | None:
+        """A place in the visit that there is, or in a new one; None while another VM has the disk."""
+        if self._visit is not None and self._visit.is_open:
+            return self._visit.join()
+        if not self._vm_is_gone.is_set():
+            return None
+        visit = self._visit = Visit(self._launch)
+        self._vm_is_gone.clear()
+        self._tasks.spawn(self._keep(visit), "work on the files of a container")
+        return visit.join()
+
+    def hurry(self) -> None:
+        """Do not stay after the last visitor."""
+        if self._visit is not None:
+            self._visit.hurry()
+
+    def end(self) -> None:
+        """End it under its visitors."""
+        if self._visit is not None:
+            self._visit.end()
+
+    async def _keep(self, visit: "Visit") -> None:
+        try:
+            await visit.live()
+        finally:
+            self._clean_up()
+            self._visit = None
+            self._vm_is_gone.set()
+
+
 class Visit:
     """One VM's time as a guest-house; `live` is its life, from `launch` to when its disk is free again."""
 
-    def __init__(self, name: str, launch: Callable[[], Awaitable[Runtime]]) -> None:
-        self._name = name
+    def __init__(self, launch: Callable[[], Awaitable[Runtime]]) -> None:
         self._launch = launch
         self._held: asyncio.Future[Runtime] = asyncio.get_running_loop().create_future()
         self._runtime: Runtime | None = None
@@ -102,4 +148,4 @@ class Visit:
             self._is_over = True
             gone.cancel()
         if gone.done():
-            log.warning("the VM in which files of container %s were worked on has ended early", self._name)
+            log.warning("a VM in which the files of a container were worked on has ended early")
