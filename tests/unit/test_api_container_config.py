@@ -17,6 +17,7 @@ from atoll.image import Image
 from atoll.image.oci import Execution, ImageConfig, RootFilesystem
 from atoll.model.agent import Rlimit, Terminal
 from atoll.model.container import ContainerConfig
+from atoll.model.network import Network
 from atoll.paths import Paths
 
 ID = "0123456789abcdef" * 4
@@ -165,11 +166,15 @@ def test_an_image_of_another_platform_is_not_found() -> None:
     assert configure({}, platform="linux/amd64").platform == "linux/amd64"
 
 
+def network_of(reference: str) -> Network:
+    return Network(id="f" * 64, name=reference, created_at=datetime(2026, 1, 1, tzinfo=UTC), driver="null")
+
+
 def test_inspect_gives_back_what_was_asked_for(tmp_path: Path) -> None:
     config = configure({"Tty": True}, host={"CapAdd": ["NET_ADMIN"], "NanoCpus": 500_000_000, "Tmpfs": {"/run": "ro"}})
     record = ContainerRecord(id=ID, name="reef", created_at=datetime(2026, 1, 1, tzinfo=UTC), config=config)
     with open_volumes(tmp_path) as volumes:
-        shown = container_json(record, Paths(tmp_path, tmp_path, tmp_path, tmp_path), volumes, [], {})
+        shown = container_json(record, Paths(tmp_path, tmp_path, tmp_path, tmp_path), volumes, network_of, [], {})
     assert isinstance(shown, dict)
     host, state = shown["HostConfig"], shown["State"]
     assert isinstance(host, dict)

@@ -35,7 +35,9 @@ async def create(request: web.Request) -> web.Response:
     platform = request.query.get("platform") or None
 
     def configure(container_id: str) -> ContainerConfig:
-        return container_config(body, image, container_id, platform, mounts_of)
+        config = container_config(body, image, container_id, platform, mounts_of)
+        _check_networks(engine, config)
+        return config
 
     def mounts_of(reference: str) -> Sequence[MountPoint]:
         return engine.containers.get(reference).record.config.mounts
@@ -43,6 +45,15 @@ async def create(request: web.Request) -> web.Response:
     name = request.query.get("name") or None
     container = await engine.tasks.finish(engine.create(name, configure), "creation of a container")
     return answer({"Id": container.id, "Warnings": []}, status=201)
+
+
+def _check_networks(engine: Engine, config: ContainerConfig) -> None:
+    """That they are there: a 404 would tell Docker's command that the image is missing, and it would pull it."""
+    for wish in config.networks:
+        try:
+            engine.networks.get(wish.network)
+        except NotFound as error:
+            raise InvalidRequest(str(error)) from None
 
 
 async def _image(engine: Engine, reference: str) -> Image:
@@ -169,7 +180,10 @@ async def inspect(request: web.Request) -> web.Response:
     """All about a container."""
     engine, container = engine_of(request), container_of(request)
     sizes = await container_sizes(engine, container) if flag(request, "size") else {}
-    return answer(container_json(container.record, engine.paths, engine.volumes, engine.execs.of(container), sizes))
+    shown = container_json(
+        container.record, engine.paths, engine.volumes, engine.networks.get, engine.execs.of(container), sizes
+    )
+    return answer(shown)
 
 
 async def list_containers(request: web.Request) -> web.Response:
@@ -177,7 +191,7 @@ async def list_containers(request: web.Request) -> web.Response:
     engine = engine_of(request)
     filters = decode_filters(request.query.get("filters"), ContainerFilter.KNOWN)
     images = {reference: await _image_id(engine, reference) for reference in filters.get("ancestor", ())}
-    chosen = ContainerFilter(filters, engine.containers.get, images.get)
+    chosen = ContainerFilter(filters, engine.containers.get, images.get, engine.networks.get)
     limit = whole_number(request, "limit") or 0
     everything = flag(request, "all") or limit > 0 or chosen.looks_at_stopped
     rows = []
@@ -186,7 +200,8 @@ async def list_containers(request: web.Request) -> web.Response:
         if not chosen.takes(record) or not (everything or record.is_running):
             continue
         sizes = await container_sizes(engine, container) if flag(request, "size") else {}
-        rows.append(container_row(record, engine.volumes, await engine.images.shown_name(container), sizes))
+        image = await engine.images.shown_name(container)
+        rows.append(container_row(record, engine.volumes, engine.networks.get, image, sizes))
         if len(rows) == limit:
             break
     return answer(rows)

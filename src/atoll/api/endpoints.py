@@ -4,16 +4,33 @@ Source: Docker Engine API reference, version 1.47, `EndpointSettings`. The netwo
 first and becomes `eth0`.
 """
 
+import hashlib
+from collections.abc import Callable
 from ipaddress import IPv4Address, IPv6Address
+from typing import TypeAlias
 
 from msgspec.structs import replace
 
+from atoll.api.ports import ports_json
 from atoll.api.schemas import ContainerBody, EndpointBody, HostConfig
+from atoll.engine.record import ContainerRecord
 from atoll.errors import InvalidRequest, Unsupported
-from atoll.model.network import NetworkWish
+from atoll.model.network import Attachment, Network, NetworkWish, Subnet
+
+Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
+FindNetwork: TypeAlias = Callable[[str], Network]
 
 DEFAULT, HOST, NONE = "bridge", "host", "none"
 _MAC_BYTES = 6
+_NOWHERE: dict[str, Json] = {
+    "IPAMConfig": None, "Links": None, "Aliases": None, "MacAddress": "", "DriverOpts": None, "GwPriority": 0,
+    "NetworkID": "", "EndpointID": "", "Gateway": "", "IPAddress": "", "IPPrefixLen": 0, "IPv6Gateway": "",
+    "GlobalIPv6Address": "", "GlobalIPv6PrefixLen": 0, "DNSNames": None,
+}  # fmt: skip
+_ADDRESSES = (
+    "EndpointID", "Gateway", "GlobalIPv6Address", "GlobalIPv6PrefixLen", "IPAddress", "IPPrefixLen", "IPv6Gateway",
+    "MacAddress",
+)  # fmt: skip
 
 
 def network_mode(body: ContainerBody) -> str:
@@ -67,6 +84,82 @@ def network_wish(name: str, asked: EndpointBody | None) -> NetworkWish:
         aliases=tuple(dict.fromkeys(asked.aliases or ())),
         gateway_priority=asked.gw_priority or 0,
     )
+
+
+def settings_json(record: ContainerRecord, network: FindNetwork) -> Json:
+    """`NetworkSettings`: the fields beside `Networks` are those of the network `bridge`, as Docker keeps them."""
+    networks = networks_json(record, network)
+    bridge = networks.get(DEFAULT, _NOWHERE)
+    return {
+        "Bridge": "",
+        "SandboxID": record.id if record.has_vm else "",
+        # A container's network is in its VM: there is no namespace of the host's to enter.
+        "SandboxKey": "",
+        "Ports": ports_json(record),
+        "HairpinMode": False,
+        "LinkLocalIPv6Address": "",
+        "LinkLocalIPv6PrefixLen": 0,
+        "SecondaryIPAddresses": None,
+        "SecondaryIPv6Addresses": None,
+        **{field: bridge[field] for field in _ADDRESSES},
+        "Networks": {name: dict(endpoint) for name, endpoint in networks.items()},
+    }
+
+
+def networks_json(record: ContainerRecord, network: FindNetwork) -> dict[str, dict[str, Json]]:
+    """`NetworkSettings.Networks`: the container's networks by name, `eth0`'s first."""
+    if not record.attachments and (record.config.network_mode or NONE) == NONE:
+        return {NONE: _NOWHERE | {"NetworkID": network(NONE).id}}
+    found = {}
+    for attachment in sorted(record.attachments, key=lambda attachment: attachment.slot):
+        joined = network(attachment.network_id)
+        found[joined.name] = _endpoint_json(record, attachment, joined)
+    return found
+
+
+def endpoint_id(record: ContainerRecord, network_id: str) -> str:
+    """What Docker's clients take for the id of a running container's place on a network; "" while it does not run."""
+    return hashlib.sha256(f"{record.id} {network_id}".encode()).hexdigest() if record.has_vm else ""
+
+
+def is_on(record: ContainerRecord, wanted: str, network: FindNetwork) -> bool:
+    """Whether the container is on a network of this name, or whose id begins so."""
+    if not record.attachments:
+        return wanted == NONE
+    return any(
+        attachment.network_id.startswith(wanted) or network(attachment.network_id).name == wanted
+        for attachment in record.attachments
+    )
+
+
+def prefix_length(subnet: Subnet | None) -> int:
+    """Of addresses in the subnet; 0 where there is none."""
+    return int(subnet.subnet.partition("/")[2]) if subnet is not None else 0
+
+
+def _endpoint_json(record: ContainerRecord, attachment: Attachment, network: Network) -> dict[str, Json]:
+    wish = attachment.wish
+    asked: dict[str, Json] = {
+        field: address for field, address in (("IPv4Address", wish.ipv4), ("IPv6Address", wish.ipv6)) if address
+    }
+    names = dict.fromkeys((record.name, *attachment.aliases, record.id[:12], record.config.hostname))
+    return {
+        "IPAMConfig": asked or None,
+        "Links": None,
+        "Aliases": list(attachment.aliases) or None,
+        "MacAddress": attachment.mac,
+        "DriverOpts": None,
+        "GwPriority": attachment.gateway_priority,
+        "NetworkID": network.id,
+        "EndpointID": endpoint_id(record, network.id),
+        "Gateway": network.ipv4.gateway if network.ipv4 is not None else "",
+        "IPAddress": attachment.ipv4,
+        "IPPrefixLen": prefix_length(network.ipv4),
+        "IPv6Gateway": network.ipv6.gateway if network.ipv6 is not None else "",
+        "GlobalIPv6Address": attachment.ipv6,
+        "GlobalIPv6PrefixLen": prefix_length(network.ipv6),
+        "DNSNames": list(names),
+    }
 
 
 def _with_mac(wish: NetworkWish, mac: str | None) -> NetworkWish:

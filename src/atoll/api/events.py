@@ -52,7 +52,7 @@ def _wanted(event: Event, filters: Filters) -> bool:
         "label": lambda value: label_fits(value, event.attributes),
         "scope": lambda value: value == "local",
         "daemon": lambda value: event.type == "daemon",
-        "network": lambda _: False,
+        "network": lambda value: event.type == "network" and (event.id.startswith(value) or value == names[1]),
         "volume": lambda value: event.type == "volume" and event.id.startswith(value),
     }
     return all(any(test(value) for value in filters[name]) for name, test in tests.items() if filters.get(name))

@@ -3,8 +3,11 @@
 from datetime import UTC, datetime
 from typing import TypeAlias
 
+from atoll.api.egress import egress_text
+from atoll.api.endpoints import NONE, FindNetwork, networks_json, settings_json
 from atoll.api.human import state_word, status, timestamp
 from atoll.api.mounts import binds_json, mounts_json
+from atoll.api.ports import bindings_json, exposed_json, port_rows
 from atoll.engine.record import ContainerRecord
 from atoll.engine.volumes import Volumes
 from atoll.guest.start_request import MASKED_PATHS, READONLY_PATHS
@@ -15,15 +18,15 @@ Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | Non
 
 
 _UNLIMITED = 2**64 - 1
-_NONE_NETWORK: dict[str, Json] = {
-    "IPAMConfig": None, "Links": None, "Aliases": None, "MacAddress": "", "DriverOpts": None, "GwPriority": 0,
-    "NetworkID": "", "EndpointID": "", "Gateway": "", "IPAddress": "", "IPPrefixLen": 0, "IPv6Gateway": "",
-    "GlobalIPv6Address": "", "GlobalIPv6PrefixLen": 0, "DNSNames": None,
-}  # fmt: skip
 
 
 def container_json(
-    record: ContainerRecord, paths: Paths, volumes: Volumes, exec_ids: list[str], sizes: dict[str, int]
+    record: ContainerRecord,
+    paths: Paths,
+    volumes: Volumes,
+    network: FindNetwork,
+    exec_ids: list[str],
+    sizes: dict[str, int],
 ) -> Json:
     """All of a container; `sizes` is empty unless the client asked for `SizeRw` and `SizeRootFs`."""
     config = record.config
@@ -53,17 +56,13 @@ def container_json(
         **sizes,
         "Mounts": [dict(row) for row in mounts_json(config, volumes)],
         "Config": _config(config),
-        "NetworkSettings": {
-            "Bridge": "", "SandboxID": "", "SandboxKey": "", "Ports": {}, "HairpinMode": False,
-            "LinkLocalIPv6Address": "", "LinkLocalIPv6PrefixLen": 0, "SecondaryIPAddresses": None,
-            "SecondaryIPv6Addresses": None, "EndpointID": "", "Gateway": "", "GlobalIPv6Address": "",
-            "GlobalIPv6PrefixLen": 0, "IPAddress": "", "IPPrefixLen": 0, "IPv6Gateway": "", "MacAddress": "",
-            "Networks": {"none": _NONE_NETWORK},
-        },
-    }  # fmt: skip
+        "NetworkSettings": settings_json(record, network),
+    }
 
 
-def container_row(record: ContainerRecord, volumes: Volumes, image: str, sizes: dict[str, int]) -> Json:
+def container_row(
+    record: ContainerRecord, volumes: Volumes, network: FindNetwork, image: str, sizes: dict[str, int]
+) -> Json:
     """One row of the list; `image` is the name it still has, or the id."""
     config = record.config
     return {
@@ -73,13 +72,13 @@ def container_row(record: ContainerRecord, volumes: Volumes, image: str, sizes: 
         "ImageID": config.image_id,
         "Command": _shown_command([*config.entrypoint, *config.command]),
         "Created": int(record.created_at.timestamp()),
-        "Ports": [],
+        "Ports": [dict(row) for row in port_rows(record)],
         **sizes,
         "Labels": dict(config.labels),
         "State": state_word(record),
         "Status": status(record, datetime.now(UTC)),
-        "HostConfig": {"NetworkMode": "none"},
-        "NetworkSettings": {"Networks": {"none": _NONE_NETWORK}},
+        "HostConfig": {"NetworkMode": config.network_mode or NONE},
+        "NetworkSettings": {"Networks": {name: dict(found) for name, found in networks_json(record, network).items()}},
         "Mounts": [dict(row) for row in mounts_json(config, volumes)],
     }
 
@@ -108,6 +107,7 @@ def _config(config: ContainerConfig) -> Json:
         "AttachStdin": config.attach_stdin,
         "AttachStdout": config.attach_stdout,
         "AttachStderr": config.attach_stderr,
+        "ExposedPorts": exposed_json(config),
         "Tty": config.terminal,
         "OpenStdin": config.open_stdin,
         "StdinOnce": config.stdin_once,
@@ -135,8 +135,8 @@ def _host_config(config: ContainerConfig) -> Json:
             "Type": "json-file",
             "Config": {option: str(value) for option, value in log_options.items() if value is not None},
         },
-        "NetworkMode": "none",
-        "PortBindings": {},
+        "NetworkMode": config.network_mode or NONE,
+        "PortBindings": bindings_json(config),
         "RestartPolicy": {"Name": config.restart.name, "MaximumRetryCount": config.restart.maximum_retries},
         "AutoRemove": config.auto_remove,
         "VolumeDriver": "",
@@ -156,11 +156,11 @@ def _host_config(config: ContainerConfig) -> Json:
         "OomScoreAdj": config.oom_score_adj,
         "PidMode": "",
         "Privileged": config.privileged,
-        "PublishAllPorts": False,
+        "PublishAllPorts": config.publish_all,
         "ReadonlyRootfs": config.read_only,
         "SecurityOpt": ["no-new-privileges"] if config.no_new_privileges else None,
         "StorageOpt": {"size": str(config.disk_bytes)} if config.disk_bytes is not None else None,
-        "Atoll": {"Verify": config.verify},
+        "Atoll": {"Verify": config.verify, "Egress": egress_text(config.egress)},
         "Tmpfs": dict(config.tmpfs) or None,
         "UTSMode": "",
         "UsernsMode": "",

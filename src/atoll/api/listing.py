@@ -6,7 +6,9 @@ from collections.abc import Callable, Iterable
 
 import msgspec
 
+from atoll.api.endpoints import FindNetwork, is_on
 from atoll.api.human import state_word
+from atoll.api.ports import matches_ports, parse_ports, port_rows
 from atoll.engine.container import Container
 from atoll.engine.record import ContainerRecord
 from atoll.errors import InvalidRequest
@@ -42,15 +44,22 @@ class ContainerFilter:
     )  # fmt: skip
 
     def __init__(
-        self, filters: Filters, find: Callable[[str], Container], image_id: Callable[[str], str | None]
+        self,
+        filters: Filters,
+        find: Callable[[str], Container],
+        image_id: Callable[[str], str | None],
+        network: FindNetwork,
     ) -> None:
         self._filters = filters
+        self._network = network
         self._before = [find(reference).record.created_at for reference in filters.get("before", ())]
         self._since = [find(reference).record.created_at for reference in filters.get("since", ())]
         self._images = {image_id(reference) for reference in filters.get("ancestor", ())}
         for value in filters.get("exited", ()):
             if not re.fullmatch(r"-?\d+", value):
                 raise InvalidRequest(f"invalid filter 'exited={value}'")
+        for value in (*filters.get("publish", ()), *filters.get("expose", ())):
+            parse_ports(value)
         for value in filters.get("status", ()):
             if value not in STATES:
                 raise InvalidRequest(f"invalid filter 'status={value}': must be one of {', '.join(STATES)}")
@@ -68,11 +77,11 @@ class ContainerFilter:
             "name": lambda pattern: _name_fits(pattern, record.name),
             "status": lambda state: state == state_word(record),
             "exited": lambda code: record.finished_at is not None and record.exit_code == int(code),
-            "network": lambda network: network == "none",
+            "network": lambda network: is_on(record, network, self._network),
             "health": lambda health: health == "none",
             "volume": lambda volume: any(volume in (mount.name, mount.target) for mount in record.config.mounts),
-            "publish": lambda _: False,
-            "expose": lambda _: False,
+            "publish": lambda port: matches_ports(port_rows(record), "PublicPort", port),
+            "expose": lambda port: matches_ports(port_rows(record), "PrivatePort", port),
             "is-task": lambda wanted: wanted.lower() in ("false", "0"),
             "isolation": lambda wanted: wanted in ("", "default"),
         }

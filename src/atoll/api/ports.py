@@ -4,11 +4,12 @@ Docker writes a port as `80/tcp`; a client may leave out the protocol or write a
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from ipaddress import ip_address
 from typing import TypeAlias, get_args
 
 from atoll.api.schemas import HostConfig, PortBindingBody
+from atoll.engine.record import ContainerRecord
 from atoll.errors import InvalidRequest, Unsupported
 from atoll.model.container import ContainerConfig
 from atoll.model.network import PortBinding, Protocol
@@ -63,6 +64,43 @@ def bindings_json(config: ContainerConfig) -> Json:
         asked: Json = {"HostIp": binding.host_ip, "HostPort": str(binding.host_port or "")}
         found.setdefault(f"{binding.container_port}/{binding.protocol}", []).append(asked)
     return {port: found[port] for port in sorted(found)}
+
+
+def ports_json(record: ContainerRecord) -> Json:
+    """`NetworkSettings.Ports`: what is so while the container runs; null for a port that is not published."""
+    if not record.has_vm:
+        return {}
+    found: dict[str, list[Json]] = {}
+    for binding in record.published:
+        for address in _shown_addresses(binding):
+            shown: Json = {"HostIp": address, "HostPort": str(binding.host_port)}
+            found.setdefault(f"{binding.container_port}/{binding.protocol}", []).append(shown)
+    return {port: list(found[port]) if port in found else None for port in (*record.config.exposed, *found)}
+
+
+def port_rows(record: ContainerRecord) -> list[dict[str, str | int]]:
+    """`Ports` of a row of the list."""
+    if not record.has_vm:
+        return []
+    rows: list[dict[str, str | int]] = [
+        {"IP": address, "PrivatePort": binding.container_port, "PublicPort": binding.host_port,
+         "Type": binding.protocol}
+        for binding in record.published
+        for address in _shown_addresses(binding)
+    ]  # fmt: skip
+    published = {(row["PrivatePort"], row["Type"]) for row in rows}
+    exposed = (port for text in record.config.exposed for port in parse_ports(text))
+    return rows + [{"PrivatePort": port[0], "Type": port[1]} for port in exposed if port not in published]
+
+
+def matches_ports(rows: Sequence[Mapping[str, str | int]], field: str, text: str) -> bool:
+    """Whether a container with these rows has one of the ports of the filter `publish` or `expose` as its `field`."""
+    wanted = parse_ports(text)
+    return any((row.get(field), row["Type"]) in wanted for row in rows)
+
+
+def _shown_addresses(binding: PortBinding) -> Iterator[str]:
+    yield from (binding.host_ip,) if binding.host_ip else EVERY_ADDRESS
 
 
 def _protocol(text: str) -> Protocol:

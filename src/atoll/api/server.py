@@ -24,6 +24,7 @@ from atoll.api import (
     exec,
     images,
     logs,
+    networks,
     registry,
     stats,
     system,
@@ -55,6 +56,7 @@ _MODULES = (
     images,
     registry,
     volumes,
+    networks,
     usage,
     events,
     check,
@@ -62,11 +64,11 @@ _MODULES = (
 )
 _VERSION = re.compile(r"/v(\d+)\.(\d+)/")
 _NOT_YET = re.compile(
-    r"(?:/v[\d.]+)?/(networks|build|swarm|nodes|services|tasks|secrets|configs|plugins|session|"
+    r"(?:/v[\d.]+)?/(build|swarm|nodes|services|tasks|secrets|configs|plugins|session|"
     r"distribution|images/search|containers/[^/]+/update)"
 )
 # `docker inspect NAME` asks for one after the other, and goes on for as long as it is told that there is no such thing.
-_NONE_OF = re.compile(r"(?:/v[\d.]+)?/(network|volume|node|service|task|secret|config|plugin)s/([^/]+)(?:/json)?$")
+_NONE_OF = re.compile(r"(?:/v[\d.]+)?/(node|service|task|secret|config|plugin)s/([^/]+)(?:/json)?$")
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 

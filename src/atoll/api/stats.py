@@ -6,9 +6,10 @@ import time
 import msgspec
 from aiohttp import web
 
-from atoll.api.requests import answer, container_of, flag
+from atoll.api.requests import answer, container_of, engine_of, flag
 from atoll.engine.container import Container
-from atoll.errors import Conflict, VmFailed
+from atoll.engine.networks import Networks
+from atoll.errors import Conflict, Unavailable, VmFailed
 from atoll.model.agent import Statistics
 
 INTERVAL_S = 1.0
@@ -19,25 +20,25 @@ Sample = dict[str, object]
 
 async def stats(request: web.Request) -> web.StreamResponse:
     """One sample, or a stream of them until the container ends."""
-    container = container_of(request)
+    container, networks = container_of(request), engine_of(request).networks
     if not flag(request, "stream", default=True):
         first: Sample = {}
         if container.runtime is not None and not flag(request, "one-shot"):
-            first = await _sample(container, {})
+            first = await _sample(container, networks, {})
             await asyncio.sleep(INTERVAL_S)
-        return answer(await _sample(container, first))
+        return answer(await _sample(container, networks, first))
     response = web.StreamResponse(headers={"Content-Type": "application/json"})
     await response.prepare(request)
     sample: Sample = {}
     while True:
-        sample = await _sample(container, sample)
+        sample = await _sample(container, networks, sample)
         await response.write(msgspec.json.encode(sample) + b"\n")
         if container.is_being_removed:
             return response
         await asyncio.sleep(INTERVAL_S)
 
 
-async def _sample(container: Container, previous: Sample) -> Sample:
+async def _sample(container: Container, networks: Networks, previous: Sample) -> Sample:
     """A sample with the one before; a container that does not run has zeros, as in Docker."""
     now_ns = time.time_ns()
     sample: Sample = {
@@ -49,7 +50,8 @@ async def _sample(container: Container, previous: Sample) -> Sample:
         "precpu_stats": previous.get("cpu_stats", {}),
     }
     try:
-        return sample | _figures(await container.runtime_for("stats").statistics(), now_ns)
+        figures = _figures(await container.runtime_for("stats").statistics(), now_ns)
+        return sample | figures | {"networks": await _interfaces(container, networks)}
     except (Conflict, VmFailed):
         return sample | {"pids_stats": {}, "blkio_stats": {}, "cpu_stats": {}, "memory_stats": {}, "networks": {}}
 
@@ -57,7 +59,6 @@ async def _sample(container: Container, previous: Sample) -> Sample:
 def _figures(found: Statistics, now_ns: int) -> Sample:
     return {
         "pids_stats": {"current": found.pids},
-        "networks": {},
         "memory_stats": {
             "usage": found.memory_bytes,
             "max_usage": found.memory_peak_bytes,
@@ -89,6 +90,27 @@ def _figures(found: Statistics, now_ns: int) -> Sample:
                 "throttled_time": found.throttled_us * 1000,
             },
         },
+    }
+
+
+async def _interfaces(container: Container, networks: Networks) -> Sample:
+    """What went over each interface; nothing while a network cannot be asked, which is no reason to know nothing."""
+    try:
+        counters = await networks.counters(container)
+    except Unavailable:
+        return {}
+    return {
+        name: {
+            "rx_bytes": count.received_bytes,
+            "rx_packets": count.received_packets,
+            "rx_errors": 0,
+            "rx_dropped": count.received_dropped,
+            "tx_bytes": count.sent_bytes,
+            "tx_packets": count.sent_packets,
+            "tx_errors": count.forged,
+            "tx_dropped": count.sent_dropped,
+        }
+        for name, count in counters.items()
     }
 
 

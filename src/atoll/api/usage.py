@@ -53,6 +53,7 @@ async def _containers(engine: Engine) -> list[object]:
         container_row(
             container.record,
             engine.volumes,
+            engine.networks.get,
             await engine.images.shown_name(container),
             await container_sizes(engine, container),
         )

@@ -17,7 +17,7 @@ QUEUE = 4096
 
 
 class Event(Struct, frozen=True, kw_only=True):
-    """`type` is `container`, `image`, `volume` or `daemon`; `attributes` are Docker's `Actor.Attributes`."""
+    """`type` is `container`, `image`, `network`, `volume` or `daemon`; `attributes` are Docker's `Actor.Attributes`."""
 
     type: str
     action: str
