@@ -50,7 +50,7 @@ impl Modules {
         // The first process is what the guest can least do without.
         device::write_attribute("/proc/self/oom_score_adj", b"-1000").during("exempt the agent from the OOM killer")?;
         mount("cgroup2", "/sys/fs/cgroup", MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC)?;
-        network::bring_up_loopback().during("bring up the loopback interface")?;
+        network::prepare().during("bring up the loopback interface")?;
         cgroup::enable_controllers()
     }
 }

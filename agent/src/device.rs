@@ -18,6 +18,7 @@ use crate::message::Extent;
 const DEVICES: &str = "/sys/bus/virtio/devices";
 const DRIVERS: &str = "/sys/bus/virtio/drivers";
 pub const CONSOLE: &str = "virtio_console";
+const NETWORK: &str = "virtio_net";
 /// Drivers that no start waits for: bound in the background once the container runs.
 const BACKGROUND: [&str; 3] = ["virtio_rng", "virtio_balloon", "virtio_mem"];
 /// Bound while a template is made, and bound in every clone: of what they read at the time, a clone's disk changes only
@@ -27,7 +28,7 @@ const OF_TEMPLATES: [&str; 4] = ["virtio_blk", "virtio_rng", "virtio_balloon", "
 /// The driver for a virtio device type (virtio 1.2, section 5).
 fn driver(device_type: &str) -> Option<&'static str> {
     Some(match device_type {
-        "0x0001" => "virtio_net",
+        "0x0001" => NETWORK,
         "0x0002" => "virtio_blk",
         "0x0003" => CONSOLE,
         "0x0004" => "virtio_rng",
@@ -113,8 +114,7 @@ pub fn disk(pci: &str) -> Result<PathBuf> {
 
 fn bind_disk(pci: &str) -> Result<PathBuf> {
     let failure = |what: &str| Failure::new(Code::AgentFailed, format!("no disk in PCI slot {pci}: {what}"));
-    let slot = Path::new("/sys/bus/pci/devices").join(pci);
-    let device = entry_with_prefix(&slot, "virtio").ok_or_else(|| failure("no virtio device there"))?;
+    let device = virtio_device(pci).ok_or_else(|| failure("no virtio device there"))?;
     bind_device(&device).map_err(|errno| failure(&reason(errno)))?;
     let block = entry_with_prefix(&device.join("block"), "vd").ok_or_else(|| failure("not a block device"))?;
     let node = Path::new("/dev").join(block.file_name().unwrap_or_default());
@@ -192,6 +192,28 @@ fn change_partition(disk: &Path, operation: libc::c_int, number: u32, extent: Ex
         -1 => Err(Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO)),
         _ => Ok(()),
     }
+}
+
+/// The slots of all network devices.
+pub fn network_devices() -> Vec<String> {
+    let slot = |device: PathBuf| {
+        let slot = fs::canonicalize(device).ok()?.parent()?.file_name()?.to_str()?.to_owned();
+        Some(slot)
+    };
+    devices().into_iter().filter(|device| driver_of(device) == Some(NETWORK)).filter_map(slot).collect()
+}
+
+/// Binds the network device in slot `pci`, unless it is bound, and returns the name of its interface.
+pub fn network(pci: &str) -> Result<String> {
+    let failure = |what: &str| Failure::new(Code::AgentFailed, format!("no network device in PCI slot {pci}: {what}"));
+    let device = virtio_device(pci).ok_or_else(|| failure("no virtio device there"))?;
+    bind_device(&device).map_err(|errno| failure(&reason(errno)))?;
+    let interface = entry_with_prefix(&device.join("net"), "").ok_or_else(|| failure("it has no interface"))?;
+    Ok(interface.file_name().unwrap_or_default().to_string_lossy().into_owned())
+}
+
+fn virtio_device(pci: &str) -> Option<PathBuf> {
+    entry_with_prefix(&Path::new("/sys/bus/pci/devices").join(pci), "virtio")
 }
 
 fn entry_with_prefix(directory: &Path, prefix: &str) -> Option<PathBuf> {

@@ -158,6 +158,23 @@ fn slash() -> String {
     "/".into()
 }
 
+/// A network device as the container has it; addresses have prefix lengths.
+#[derive(Debug, Deserialize)]
+pub struct Interface {
+    pub pci: String,
+    pub name: String,
+    pub mac: String,
+    pub addresses: Vec<String>,
+    #[serde(default)]
+    pub gateways: Vec<String>,
+    #[serde(default = "ethernet")]
+    pub mtu: u32,
+}
+
+fn ethernet() -> u32 {
+    1500
+}
+
 #[derive(Debug, Deserialize)]
 pub struct Start {
     pub hostname: String,
@@ -171,6 +188,8 @@ pub struct Start {
     pub root: Root,
     #[serde(default)]
     pub mounts: Vec<Mount>,
+    #[serde(default)]
+    pub interfaces: Vec<Interface>,
     #[serde(default)]
     pub files: BTreeMap<String, ByteBuf>,
     #[serde(default)]
@@ -230,6 +249,20 @@ pub struct Resize {
     pub id: String,
     pub rows: u16,
     pub columns: u16,
+}
+
+#[derive(Debug, Deserialize)]
+pub struct Connect {
+    pub interface: Interface,
+    #[serde(default)]
+    pub files: BTreeMap<String, ByteBuf>,
+}
+
+#[derive(Debug, Deserialize)]
+pub struct Disconnect {
+    pub pci: String,
+    #[serde(default)]
+    pub files: BTreeMap<String, ByteBuf>,
 }
 
 #[derive(Debug, Serialize)]
@@ -350,6 +383,8 @@ pub enum Request {
     Resize(Resize),
     Processes,
     Statistics,
+    Connect(Box<Connect>),
+    Disconnect(Disconnect),
     PowerOff,
     PrepareTemplate,
     Forget(Box<Profile>),
@@ -381,6 +416,8 @@ impl<'de> Visitor<'de> for RequestVisitor {
             "signal" => Request::Signal(next(&mut items)?),
             "resize" => Request::Resize(next(&mut items)?),
             "forget" => Request::Forget(next(&mut items)?),
+            "connect" => Request::Connect(next(&mut items)?),
+            "disconnect" => Request::Disconnect(next(&mut items)?),
             "stat_path" => Request::Files(FileRequest::StatPath(next(&mut items)?)),
             "read_archive" => Request::Files(FileRequest::ReadArchive(next(&mut items)?)),
             "write_archive" => Request::Files(FileRequest::WriteArchive(next(&mut items)?)),

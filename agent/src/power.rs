@@ -10,17 +10,19 @@ use crate::boot;
 use crate::device;
 use crate::events::timespec;
 use crate::failure::{Code, Failure, Result};
+use crate::network::Network;
 
 /// How long killed processes are waited for before the power goes.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Loads and binds what is there in every clone, and leaves nothing unwritten.
-pub fn prepare_template(has_container: bool) -> Result<()> {
+pub fn prepare_template(has_container: bool, network: &mut Network) -> Result<()> {
     if has_container {
         return Err(Failure::new(Code::Conflict, "a guest with a container cannot become a template"));
     }
     boot::load_on_demand();
     device::bind_for_template()?;
+    network.park_all()?;
     rustix::fs::sync();
     Ok(())
 }

@@ -52,6 +52,30 @@ def postgresql_root() -> Path:
     return tar
 
 
+def nginx_root() -> Path:
+    """The tar of a Debian 12 with nginx, made as `debian_root` is."""
+    tar = BUILD / "nginx-bookworm.tar"
+    if not tar.exists():
+        subprocess.run([script("make-debian-image"), tar, "nginx-light"], check=True)
+    return tar
+
+
+def probe_root(probe: Path) -> bytes:
+    """The root filesystem of busybox, and /bin/probe."""
+    archive = io.BytesIO(busybox_root())
+    with tarfile.open(fileobj=archive, mode="a", format=tarfile.PAX_FORMAT) as tar:
+        _add_file(tar, "bin/probe", probe.read_bytes(), mode=0o755)
+    return archive.getvalue()
+
+
+def build_probe(directory: Path) -> Path:
+    """The program of `probe.c`, static."""
+    built = directory / "probe"
+    source = Path(__file__).parent / "probe.c"
+    subprocess.run([program("cc"), "-static", "-O2", "-Wall", "-Wextra", "-Werror", "-o", built, source], check=True)
+    return built
+
+
 _DIRECTORIES = {
     **dict.fromkeys(["bin", "dev", "etc", "home", "proc", "sys", "usr", "usr/bin", "var"], 0o755),
     "root": 0o700,

@@ -14,7 +14,7 @@ import secrets
 import socket
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -108,6 +108,21 @@ class Namespace:
         return subprocess.run(
             ["ip", "netns", "exec", self.name, *line], capture_output=True, text=True, check=True
         ).stdout
+
+    @contextmanager
+    def resolv_conf(self, text: str) -> Iterator[None]:
+        """Programs that run there have this /etc/resolv.conf: `ip netns exec` sees to it."""
+        directory = Path("/etc/netns", self.name)
+        directory.mkdir(parents=True)
+        file = directory / "resolv.conf"
+        file.write_text(text)
+        try:
+            yield
+        finally:
+            file.unlink()
+            directory.rmdir()
+            with suppress(OSError):  # others are there
+                directory.parent.rmdir()
 
 
 @dataclass(frozen=True)

@@ -201,9 +201,11 @@ async def test_a_spare_that_cannot_be_used_gives_way_to_a_clone_of_the_same_temp
     clone = object()
 
     @asynccontextmanager
-    async def boot_vm(spec: BundleSpec, _: object, template: SavedMachine) -> AsyncIterator[object]:
+    async def boot_vm(
+        spec: BundleSpec, _: object, template: SavedMachine, taps: tuple[int, ...]
+    ) -> AsyncIterator[object]:
         assert machine.asked[-1] == ("quit",)
-        assert template == SavedMachine(3, 4)
+        assert (template, taps) == (SavedMachine(3, 4), (5, 6))
         async with own_bundle(spec):  # the spare has let go of it
             yield clone
 
@@ -227,7 +229,7 @@ async def test_a_missing_disk_is_not_a_spares_fault(tmp_path: Path) -> None:
 
 def spare_of(machine: RecordingMachine, exits: Exits, tmp_path: Path, agent: AnsweringAgent | None = None) -> Spare:
     spec = spare_spec(bundle_spec(tmp_path), tmp_path / "spare")
-    return Spare(spec, SavedMachine(3, 4), machine, agent or AnsweringAgent(), None, exits)  # type: ignore[arg-type]  # doubles
+    return Spare(spec, SavedMachine(3, 4), (5, 6), machine, agent or AnsweringAgent(), None, exits)  # type: ignore[arg-type]  # doubles
 
 
 async def test_a_runtime_that_was_made_for_a_container_cannot_be_claimed(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -66,6 +67,30 @@ def test_every_device_is_at_its_slot_with_or_without_disks(make_spec: MakeSpec) 
         "writable": slots.device_number(slots.WRITABLE),
         "volumes": slots.device_number(slots.VOLUMES),
     }
+
+
+def test_taps_are_behind_as_many_devices_at_their_slots(make_spec: MakeSpec) -> None:
+    sockets = replace(SOCKETS, network=None)
+    files = OpenFiles(kernel=7, initramfs=8, sets={}, taps=(11, 12, 13, 14))
+    arguments = command_line(make_spec(taps=files.taps), sockets, files)
+    devices = [device for device in _devices(arguments) if device["driver"] == "virtio-net-pci"]
+    assert [int(device["addr"], 16) for device in devices] == [slots.device_number(slot) for slot in slots.NETWORKS]
+    backends = [value for option, value in pairwise(arguments) if option == "-netdev"]
+    assert backends == [f"tap,id=network{number},fd={fd},vhost=off" for number, fd in enumerate(files.taps)]
+
+
+def test_the_hosts_kernel_moves_frames_where_it_is_handed_over(make_spec: MakeSpec) -> None:
+    files = OpenFiles(kernel=7, initramfs=8, sets={}, taps=(11, 12, 13, 14), vhosts=(21, 22, 23, 24))
+    arguments = command_line(make_spec(taps=files.taps), replace(SOCKETS, network=None), files)
+    backends = [value for option, value in pairwise(arguments) if option == "-netdev"]
+    assert backends == [
+        f"tap,id=network{number},fd={11 + number},vhost=on,vhostfd={21 + number}" for number in range(4)
+    ]
+
+
+def test_a_machine_with_taps_is_another_than_one_without_whichever_they_are(make_spec: MakeSpec) -> None:
+    assert machine_digest(make_spec(taps=(11, 12, 13, 14))) == machine_digest(make_spec(taps=(-1,) * 4))
+    assert machine_digest(make_spec(taps=(11, 12, 13, 14))) != machine_digest(make_spec())
 
 
 def test_the_two_ports_of_the_guest_are_known_by_name_and_have_a_socket_each(make_spec: MakeSpec) -> None:

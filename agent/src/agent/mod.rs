@@ -17,6 +17,7 @@ use crate::events::{Events, Source};
 use crate::failure::{During, Failure, Result};
 use crate::memory;
 use crate::message;
+use crate::network::Network;
 use crate::process::table::Process;
 use crate::streams::Streams;
 
@@ -40,6 +41,7 @@ pub struct Agent {
     container: Option<Container>,
     /// The first process of the container to come.
     understudy: Option<Understudy>,
+    network: Network,
     /// The memory that the guest was booted with, as far as its kernel manages it.
     booted_bytes: u64,
 }
@@ -61,6 +63,7 @@ impl Agent {
             jobs: Vec::new(),
             container: None,
             understudy: None,
+            network: Network::default(),
             booted_bytes: memory::total_bytes(),
         };
         agent.say_hello();

@@ -1,6 +1,9 @@
 //! What the host asks, and who answers it.
 
+use std::collections::BTreeMap;
 use std::os::fd::AsFd;
+
+use serde_bytes::ByteBuf;
 
 use super::Agent;
 use crate::channel::frame::Broken;
@@ -48,13 +51,21 @@ impl Agent {
                 let result = self.running().map(|_| statistics::read_all());
                 self.answer(id, result);
             }
+            Request::Connect(asked) => {
+                let result = self.connect(&asked);
+                self.answer(id, result);
+            }
+            Request::Disconnect(asked) => {
+                let result = self.disconnect(&asked);
+                self.answer(id, result);
+            }
             Request::PowerOff => {
                 self.answer(id, Ok(()));
                 self.port.flush();
                 self.power_off();
             }
             Request::PrepareTemplate => {
-                let result = power::prepare_template(self.container.is_some());
+                let result = power::prepare_template(self.container.is_some(), &mut self.network);
                 self.answer(id, result);
             }
             Request::Forget(profile) => {
@@ -90,7 +101,14 @@ impl Agent {
         };
         understudy.assign(payload, plan.theirs, plan.reporter)?;
         stopwatch.done("assignment");
-        match container.start(start, understudy, memory_bytes, &mut stopwatch) {
+        let interfaces = if start.hold { &[] } else { start.interfaces.as_slice() };
+        let outcome = self.network.connect_all(interfaces).and_then(|()| {
+            if !interfaces.is_empty() {
+                stopwatch.done("network");
+            }
+            container.start(start, understudy, memory_bytes, &mut stopwatch)
+        });
+        match outcome {
             Ok(child) => {
                 let starting = Starting { request, listener: plan.listener, stopwatch };
                 self.enrol(FIRST, &start.process, plan.ours, child, starting)
@@ -113,6 +131,28 @@ impl Agent {
         self.enrol(&exec.id, &exec.process, plan.ours, child, starting)
     }
 
+    fn connect(&mut self, asked: &message::Connect) -> Result<()> {
+        self.running()?;
+        let pci = &asked.interface.pci;
+        if let Err(failure) = self.network.connect(&asked.interface) {
+            if failure.code != Code::Conflict {
+                let _ = self.network.disconnect(pci); // what there was of it
+            }
+            return Err(failure);
+        }
+        self.rewrite(&asked.files)
+    }
+
+    fn disconnect(&mut self, asked: &message::Disconnect) -> Result<()> {
+        self.running()?;
+        self.network.disconnect(&asked.pci)?;
+        self.rewrite(&asked.files)
+    }
+
+    fn rewrite(&mut self, files: &BTreeMap<String, ByteBuf>) -> Result<()> {
+        self.container.as_mut().map_or(Ok(()), |container| container.rewrite(files))
+    }
+
     /// Makes room for another container once the last one has ended, which was a rehearsal, and has its first process
     /// wait for its part.
     fn forget(&mut self, profile: message::Profile) -> Result<()> {
@@ -120,6 +160,7 @@ impl Agent {
             return Err(Failure::new(Code::Conflict, "the container has not ended"));
         }
         self.container.take().map_or(Ok(()), Container::forget)?;
+        self.network.disconnect_all()?;
         let understudy = self.understudy.insert(Understudy::spawn(profile)?);
         understudy.wait_until_ready()
     }

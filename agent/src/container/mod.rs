@@ -1,6 +1,7 @@
 //! The container: what the guest exists for. One per guest, started once.
 
 pub mod cgroup;
+mod files;
 mod fill;
 mod line;
 pub mod mount;
@@ -9,9 +10,12 @@ pub mod rootfs;
 mod share;
 pub mod understudy;
 
+use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::thread::{LinkNameSpaceType, ThreadNameSpaceType};
+
+use serde_bytes::ByteBuf;
 
 use crate::failure::{During, Result};
 use crate::message::{self, Start};
@@ -21,6 +25,7 @@ use crate::process::spawn::{self, Child};
 use crate::stopwatch::Stopwatch;
 use crate::{entropy, memory};
 use cgroup::Cgroup;
+use files::Files;
 use root::Root;
 use share::Share;
 use understudy::Understudy;
@@ -31,6 +36,8 @@ pub struct Container {
     root: Root,
     share: Option<Share>,
     cgroup: Option<Cgroup>,
+    /// The files of its request as the container has them, once they are asked for.
+    files: Option<Files>,
     /// The mount namespace of its processes.
     mounts: Option<OwnedFd>,
     /// Seconds since the epoch.
@@ -69,9 +76,15 @@ impl Container {
         memory::wait_for(memory_bytes)?;
         stopwatch.done("memory");
         let performance = understudy.go(root.as_fd(), self.share.as_ref().map(Share::mount), &volumes);
+        self.files = Some(performance.files);
         self.cgroup = Some(performance.cgroup);
         self.mounts = Some(performance.mounts);
         Ok(performance.child)
+    }
+
+    /// Gives files of the request, those that are named, new contents: in place, for they are mounted.
+    pub fn rewrite(&mut self, contents: &BTreeMap<String, ByteBuf>) -> Result<()> {
+        self.files.as_mut().map_or(Ok(()), |files| files.rewrite(contents))
     }
 
     /// Starts one more process, in the namespaces of the first.
@@ -121,6 +134,7 @@ impl Container {
     /// Takes the file systems apart: what was written is on the disk afterwards.
     pub fn unmount(&mut self) {
         self.mounts = None;
+        self.files = None;
         self.root.unmount();
         if let Some(share) = self.share.take() {
             share.close();

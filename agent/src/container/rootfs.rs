@@ -9,9 +9,9 @@ use rustix::fs::{CWD, FileType, Mode, OFlags};
 use rustix::mount::{MountAttrFlags, UnmountFlags};
 use rustix::thread::UnshareFlags;
 
-use super::mount;
 use super::root::ROOT;
 use super::share::{self, Exports};
+use super::{files, mount};
 use crate::failure::{During, Result};
 use crate::message::{Profile, Start};
 use crate::process::launch::INIT;
@@ -122,13 +122,12 @@ fn is_staged(path: &str) -> bool {
 
 /// The files of the request on a tmpfs of the container's own, and the init of `--init`, ready to be attached.
 fn gather_files(start: &Start) -> Result<Files> {
-    const FILES: &str = "/run";
     let mut gathered = Vec::new();
     if !start.files.is_empty() {
-        mount::own("tmpfs", FILES, &[("size", "4m"), ("mode", "755")], MountAttrFlags::MOUNT_ATTR_NODEV)?;
+        mount::own("tmpfs", files::DIRECTORY, &[("size", "4m"), ("mode", "755")], MountAttrFlags::MOUNT_ATTR_NODEV)?;
     }
     for (number, (target, content)) in start.files.iter().enumerate() {
-        let path = format!("{FILES}/{number}");
+        let path = files::path(number);
         fs::write(&path, content).during(format_args!("write {target}"))?;
         gathered.push((target.clone(), mount::bind(&path).during(format_args!("write {target}"))?));
     }

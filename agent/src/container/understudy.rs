@@ -9,6 +9,7 @@ use rustix::fs::{Mode, OFlags};
 
 use super::become_process;
 use super::cgroup::Cgroup;
+use super::files::{self, Files};
 use super::line::{self, Line};
 use super::rootfs;
 use crate::entropy;
@@ -33,6 +34,7 @@ pub struct Performance {
     pub child: Child,
     pub cgroup: Cgroup,
     pub mounts: OwnedFd,
+    pub files: Files,
 }
 
 impl Understudy {
@@ -85,7 +87,7 @@ impl Understudy {
         let mounts: Vec<_> = std::iter::once(root).chain(share).chain(volumes.iter().map(AsFd::as_fd)).collect();
         // One that has ended meanwhile has reported why.
         let _ = self.line.send(&[], &mounts);
-        Performance { child: self.child, cgroup: self.cgroup, mounts: self.mounts }
+        Performance { child: self.child, cgroup: self.cgroup, mounts: self.mounts, files: Files::behind(self.line) }
     }
 
     pub fn cgroup(&self) -> &Cgroup {
@@ -130,6 +132,7 @@ fn enter(start: &Start, line: &Line) -> Result<()> {
     // Before anything of the container runs: clones of a template share the state of their random numbers.
     entropy::mix(&start.entropy).during("mix in the host's entropy")?;
     let files = rootfs::dress(start)?;
+    files::show(line, &start.files)?;
     let mut mounts = line.receive().map(|(_, mounts)| mounts).unwrap_or_default().into_iter();
     match mounts.next() {
         Some(root) => {

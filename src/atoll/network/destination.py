@@ -29,6 +29,8 @@ class Destination(NamedTuple):
         except ValueError as error:
             # Python's words: what is no network, or which host bits are set.
             raise ValueError(str(error)) from None
+        if "%" in address:
+            raise ValueError(f"'{text}' names a link of the host")
         if bracketed and network.version == 4:
             raise ValueError(f"'{text}' has brackets, which are for IPv6 addresses")
         return cls(network, 0 if port is None else _port(port))

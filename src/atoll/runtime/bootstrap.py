@@ -35,9 +35,12 @@ _CLONE_ANSWERS_S = 20.0
 
 @asynccontextmanager
 async def boot_vm(
-    spec: BundleSpec, on_exited: Callable[[Exited], None], template: SavedMachine | None = None
+    spec: BundleSpec,
+    on_exited: Callable[[Exited], None],
+    template: SavedMachine | None = None,
+    taps: tuple[int, ...] = (),
 ) -> AsyncIterator[Vm]:
-    """The VM of a bundle, a clone of `template` or booted cold; leaving the context ends it.
+    """The VM of a bundle, a clone of `template` or booted cold; leaving the context ends it, and no tap.
 
     A clone that does not load or does not answer is ended, and the VM boots cold. A guest that hangs on its way is
     ended and booted again, all within the bundle's time: under emulation we saw one boot in some two hundred hang
@@ -52,13 +55,13 @@ async def boot_vm(
         if template is not None:
             async with AsyncExitStack() as attempt:
                 try:
-                    vm = await _clone(spec, on_exited, template, attempt)
+                    vm = await _clone(spec, on_exited, template, taps, attempt)
                     stack.push_async_exit(attempt.pop_all())
                 except (VmFailed, Unavailable) as error:
                     failure = str(error)
                     _LOG.warning("booting cold: %s", failure)
         if vm is None:
-            vm = await _boot_cold(spec, on_exited, stack)
+            vm = await _boot_cold(spec, on_exited, taps, stack)
         vm = replace(vm, report=changed(vm.report, template_failure=failure))
         yield await stack.enter_async_context(sharing(vm, spec.exports))
 
@@ -72,11 +75,14 @@ class _Hung(Exception):
     """The machine runs, and its agent says nothing."""
 
 
-async def _boot_cold(spec: BundleSpec, on_exited: Callable[[Exited], None], stack: AsyncExitStack) -> Vm:
+async def _boot_cold(
+    spec: BundleSpec, on_exited: Callable[[Exited], None], taps: tuple[int, ...], stack: AsyncExitStack
+) -> Vm:
+    machine = with_disks(machine_spec(spec, f"atoll-{spec.id[:12]}", taps=taps), spec)
     for attempts_left in reversed(range(_ATTEMPTS)):
         async with AsyncExitStack() as attempt:
             try:
-                vm = await _boot(spec, on_exited, spec.boot_timeout_s / _ATTEMPTS, attempt)
+                vm = await _boot(spec, machine, on_exited, attempt)
             except _Hung as hung:
                 if not attempts_left:
                     raise BootFailed(str(hung)) from hung
@@ -87,11 +93,10 @@ async def _boot_cold(spec: BundleSpec, on_exited: Callable[[Exited], None], stac
     raise AssertionError("unreachable: the last attempt returns or raises")
 
 
-async def _boot(spec: BundleSpec, on_exited: Callable[[Exited], None], deadline_s: float, stack: AsyncExitStack) -> Vm:
+async def _boot(spec: BundleSpec, whole: MachineSpec, on_exited: Callable[[Exited], None], stack: AsyncExitStack) -> Vm:
     """One attempt; what it makes is `stack`'s to end. Raises `_Hung`, `BootFailed` and what making a machine raises."""
     phases = Phases()
     with phases.phase("qemu"):
-        whole = with_disks(machine_spec(spec, f"atoll-{spec.id[:12]}"), spec)
         machine = await stack.enter_async_context(QemuMonitor().create(whole))
     with phases.phase("boot"):
         console = Console(machine.console)
@@ -99,7 +104,7 @@ async def _boot(spec: BundleSpec, on_exited: Callable[[Exited], None], deadline_
         agent = await stack.enter_async_context(Agent(machine.agent, on_exited))
         await machine.start()
         try:
-            await agent.hello(deadline_s)
+            await agent.hello(spec.boot_timeout_s / _ATTEMPTS)
         except BootFailed as error:
             quote = console.quote()
             last_words = f"its console's last lines: {quote}" if quote else "its console is silent"
@@ -110,11 +115,15 @@ async def _boot(spec: BundleSpec, on_exited: Callable[[Exited], None], deadline_
 
 
 async def _clone(
-    spec: BundleSpec, on_exited: Callable[[Exited], None], template: SavedMachine, stack: AsyncExitStack
+    spec: BundleSpec,
+    on_exited: Callable[[Exited], None],
+    template: SavedMachine,
+    taps: tuple[int, ...],
+    stack: AsyncExitStack,
 ) -> Vm:
     """A clone with the bundle's disks that has answered; raises `VmFailed`, `Unavailable`."""
     phases = Phases()
-    whole = with_disks(machine_spec(spec, f"atoll-{spec.id[:12]}", template), spec)
+    whole = with_disks(machine_spec(spec, f"atoll-{spec.id[:12]}", template, taps), spec)
     machine, agent, console = await clone(whole, on_exited, phases, stack, grown_to_mib=spec.memory_mib)
     report = StartReport(kind="clone", phases=tuple(phases.all))
     return vm_of(spec, machine, agent, console, report, growth_mib(spec.memory_mib))

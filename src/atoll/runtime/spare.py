@@ -32,12 +32,14 @@ class Spare:
         self,
         spec: SpareSpec,
         template: SavedMachine,
+        taps: tuple[int, ...],
         machine: Machine,
         agent: Agent,
         console: Console,
         exits: Exits,
     ) -> None:
         self._template = template
+        self._taps = taps
         self._machine = machine
         self._spec = spec
         self._agent = agent
@@ -57,7 +59,7 @@ class Spare:
             except VmFailed as error:
                 _LOG.warning("a spare cannot be used: %s", error)
                 await self._machine.quit()
-                vm = await stack.enter_async_context(boot_vm(spec, on_exited, self._template))
+                vm = await stack.enter_async_context(boot_vm(spec, on_exited, self._template, self._taps))
             yield vm
 
     async def _become(self, spec: BundleSpec, on_exited: Callable[[Exited], None]) -> Vm:
@@ -75,14 +77,14 @@ class Spare:
 
 
 @asynccontextmanager
-async def open_spare(spec: SpareSpec, template: SavedMachine) -> AsyncIterator[Spare]:
-    """A spare that has rehearsed; leaving the context ends its VM. Raises `VmFailed`, `Unavailable`."""
+async def open_spare(spec: SpareSpec, template: SavedMachine, taps: tuple[int, ...] = ()) -> AsyncIterator[Spare]:
+    """A spare that has rehearsed; leaving the context ends its VM, and no tap. Raises `VmFailed`, `Unavailable`."""
     async with AsyncExitStack() as stack:
         exits = Exits()
-        whole = machine_spec(spec, spec.name, template)
+        whole = machine_spec(spec, spec.name, template, taps)
         machine, agent, console = await clone(whole, exits, Phases(), stack, grown_to_mib=spec.memory_mib)
         machine.set_priority(low=True)
         stage = Stage(Path(spec.stage_image), Path(spec.stage_writable))
         await rehearse(machine, agent, exits, stage, growth_mib(spec.memory_mib))
         stage.writable.unlink(missing_ok=True)
-        yield Spare(spec, template, machine, agent, console, exits)
+        yield Spare(spec, template, taps, machine, agent, console, exits)

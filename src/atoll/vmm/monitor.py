@@ -45,7 +45,9 @@ class MachineSpec:
     (None: our own), `kernel_parameters` are added to those that the monitor chooses, `name` shows in the host's list of
     processes. With `saved` the machine goes on where that one was saved, on a private copy of its memory: everything
     else must be as it was there, but for the disks. `save_to` are files for a machine that is to be saved: the first
-    holds its RAM from the beginning (and is not sealed yet).
+    holds its RAM from the beginning (and is not sealed yet). `taps` are what is behind the network devices: as many
+    descriptors of taps (with a header for virtio) as there are places for them, or none: then the machine has one
+    device, and nothing behind it.
     """
 
     kernel: Path
@@ -58,6 +60,7 @@ class MachineSpec:
     volumes: DiskSource | None = None
     saved: SavedMachine | None = None
     save_to: SavedMachine | None = None
+    taps: tuple[int, ...] = ()
     uid: int | None = None
     kernel_parameters: tuple[str, ...] = ()
     qemu: str = "qemu-system-x86_64"

@@ -6,6 +6,7 @@ as well: the list is a fence for programs that behave unexpectedly, not a proof 
 """
 
 import logging
+import time
 from collections.abc import Mapping
 from ipaddress import ip_address
 from pathlib import Path
@@ -20,6 +21,7 @@ _logger = logging.getLogger(__name__)
 # A program may connect some time after it has asked, whatever the answer's own time.
 _LEAST_LIFETIME_S = 300
 _MOST_LIFETIME_S = 86_400
+_SLACK_S = 60
 
 # Refusals are answers, and the kernel answers one a second otherwise.
 _UNHURRIED = ("ipv4/icmp_ratelimit", "ipv6/icmp/ratelimit")
@@ -32,6 +34,7 @@ class Egress:
         self._nftables = nftables
         self._spec: SegmentSpec | None = None
         self._endpoints: dict[str, Endpoint] = {}
+        self._learnt: dict[str, dict[str, float]] = {}
 
     async def configure(self, spec: SegmentSpec) -> None:
         """Make the table as `spec` has it; the endpoints that are there stay. Raises `VmFailed`."""
@@ -42,6 +45,7 @@ class Egress:
         endpoints = (egress_rules.added(endpoint, spec) for endpoint in self._endpoints.values())
         self._nftables.run(egress_rules.table(spec) + "".join(endpoints))
         self._spec = spec
+        self._learnt.clear()
 
     async def put(self, endpoint: Endpoint) -> None:
         """Add an endpoint, or change its policy, which holds for its open connections as well. Raises `VmFailed`."""
@@ -51,12 +55,14 @@ class Egress:
         commands = "" if known is None else egress_rules.removed(known, self._configured)
         self._nftables.run(commands + egress_rules.added(endpoint, self._configured))
         self._endpoints[endpoint.id] = endpoint
+        self._learnt.pop(endpoint.id, None)
 
     async def remove(self, endpoint_id: str) -> None:
         """An endpoint goes, and its connections with it; one that is not there has gone."""
         if (known := self._endpoints.get(endpoint_id)) is not None:
             self._nftables.run(egress_rules.removed(known, self._configured))
             del self._endpoints[endpoint_id]
+            self._learnt.pop(endpoint_id, None)
 
     async def close(self) -> None:
         """The table stays while the namespace does: connections outlive this process."""
@@ -69,14 +75,23 @@ class Egress:
         endpoint = self._endpoints.get(endpoint_id)
         if endpoint is None or endpoint.egress.mode != "listed" or self._configured.uplink == "none":
             return
-        commands = [
-            egress_rules.learnt(endpoint, address, min(max(ttl_s, _LEAST_LIFETIME_S), _MOST_LIFETIME_S))
-            for address, ttl_s in addresses.items()
-            if _is_elsewhere(address)
-        ]
+        now = time.monotonic()
+        known = self._learnt.get(endpoint_id, {})
+        ends = {
+            address: now + min(max(ttl_s, _LEAST_LIFETIME_S), _MOST_LIFETIME_S) for address, ttl_s in addresses.items()
+        }
+        # One that is asked for often is written once in a while.
+        fresh = {
+            address: end
+            for address, end in ends.items()
+            if _is_elsewhere(address) and known.get(address, 0.0) < end - _SLACK_S
+        }
         try:
-            if commands:
-                self._nftables.run("".join(commands))
+            if fresh:
+                self._nftables.run(
+                    "".join(egress_rules.learnt(endpoint, address, round(end - now)) for address, end in fresh.items())
+                )
+                self._learnt[endpoint_id] = {address: end for address, end in known.items() if end > now} | fresh
         except VmFailed as error:
             # Its set is full: what it has learnt serves on, and ends by and by.
             _logger.warning("the endpoint %s learns no more addresses now: %s", endpoint_id[:12], error)

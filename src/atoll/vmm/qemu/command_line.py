@@ -21,6 +21,7 @@ GROWTH = "growth"
 """The device that memory is added by."""
 GROWTH_MIB = 64 << 10
 """Room for memory added while the machine runs; address space, not memory."""
+VHOST_NET = Path("/dev/vhost-net")
 _MOST_CPUS = 32
 PLACEHOLDER_BYTES = 1 << 44
 """Size of a disk without content: larger than any that takes its place, for a bound driver keeps the size it read."""
@@ -57,23 +58,28 @@ Sources = tuple[DiskSource | None, ...]
 
 @dataclass(frozen=True)
 class Sockets:
-    """The monitor's ends of the connections between host and machine, by descriptor."""
+    """The monitor's ends of the connections between host and machine, by descriptor; without taps `network`."""
 
     control: int
     agent: int
     console: int
     share: int
-    network: int
+    network: int | None = None
 
 
 @dataclass(frozen=True)
 class OpenFiles:
-    """What a machine reads and writes, by descriptor; `sets` are the disks' files, by descriptor set."""
+    """What a machine reads and writes, by descriptor; `sets` are the disks' files, by descriptor set.
+
+    `vhosts`, if there are any, are one for each tap.
+    """
 
     kernel: int
     initramfs: int
     sets: dict[int, int]
     memory: int | None = None
+    taps: tuple[int, ...] = ()
+    vhosts: tuple[int, ...] = ()
 
 
 def command_line(spec: MachineSpec, sockets: Sockets, files: OpenFiles) -> list[str]:
@@ -86,7 +92,8 @@ def command_line(spec: MachineSpec, sockets: Sockets, files: OpenFiles) -> list[
         *_control(sockets),
         *_ports(sockets),
         *_disks(spec, files),
-        *_other_devices(sockets),
+        *_networks(sockets, files),
+        *_other_devices(),
     ]
 
 
@@ -237,14 +244,35 @@ def _blockdev(node: Node) -> list[str]:
     return ["-blockdev", ",".join(parts)]
 
 
-def _other_devices(sockets: Sockets) -> list[str]:
+def uses_vhost(spec: MachineSpec) -> bool:
+    """Whether the host's kernel moves the frames: it can where it runs the guest's code, too."""
+    return spec.accelerator == "kvm" and bool(spec.taps) and os.access(VHOST_NET, os.R_OK | os.W_OK)
+
+
+def _networks(sockets: Sockets, files: OpenFiles) -> list[str]:
+    if sockets.network is not None:
+        return [
+            # A socket whose other end we hold and nobody reads: the guest reaches nothing. `none` would be a warning.
+            *("-netdev", f"dgram,id=network0,local.type=fd,local.str={sockets.network}"),
+            *_device("virtio-net-pci", slots.NETWORKS[0], "netdev=network0", "romfile="),
+        ]
+    vhosts = [f"vhost=on,vhostfd={fd}" for fd in files.vhosts] or ["vhost=off"] * len(files.taps)
+    return [
+        word
+        for number, (slot, tap, vhost) in enumerate(zip(slots.NETWORKS, files.taps, vhosts, strict=True))
+        for word in (
+            *("-netdev", f"tap,id=network{number},fd={tap},{vhost}"),
+            # No announcement: a clone is another guest than its template, and what it is called it is told.
+            *_device("virtio-net-pci", slot, f"netdev=network{number}", "romfile=", "guest_announce=off"),
+        )
+    ]
+
+
+def _other_devices() -> list[str]:
     return [
         *("-object", "rng-builtin,id=entropy"),
         *_device("virtio-rng-pci", slots.ENTROPY, "rng=entropy"),
         *_device("virtio-balloon-pci", slots.BALLOON, "free-page-reporting=on"),
-        # A socket whose other end we hold and nobody reads: the guest reaches nothing. `none` would be a warning.
-        *("-netdev", f"dgram,id=network,local.type=fd,local.str={sockets.network}"),
-        *_device("virtio-net-pci", slots.NETWORKS[0], "netdev=network", "romfile="),
         # Address space only: without the reservation a host that does not overcommit would refuse it.
         *("-object", f"memory-backend-ram,id=growth,size={GROWTH_MIB}M,reserve=off"),
         *_device("virtio-mem-pci", slots.GROWTH, f"id={GROWTH}", "memdev=growth", "requested-size=0"),
@@ -258,5 +286,7 @@ def _device(kind: str, slot: str, *options: str) -> list[str]:
 
 def machine_digest(spec: MachineSpec) -> str:
     """What a machine is, apart from its files. Of two that differ in their files alone one can go on as the other."""
-    sockets = Sockets(control=0, agent=0, console=0, share=0, network=0)
-    return hashlib.sha256(repr(command_line(spec, sockets, OpenFiles(0, 0, {}, 0))).encode()).hexdigest()
+    taps = (0,) * len(spec.taps)
+    sockets = Sockets(control=0, agent=0, console=0, share=0, network=None if taps else 0)
+    files = OpenFiles(0, 0, {}, 0, taps, taps if uses_vhost(spec) else ())
+    return hashlib.sha256(repr(command_line(spec, sockets, files)).encode()).hexdigest()

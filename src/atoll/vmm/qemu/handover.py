@@ -8,7 +8,7 @@ from pathlib import Path
 
 from atoll.errors import InvalidRequest, NotFound, VmFailed
 from atoll.vmm.monitor import MachineSpec
-from atoll.vmm.qemu.command_line import DISKS, FIRST_FREE_SET, OpenFiles, Sockets, sources
+from atoll.vmm.qemu.command_line import DISKS, FIRST_FREE_SET, VHOST_NET, OpenFiles, Sockets, sources, uses_vhost
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class HostEnds:
     agent: socket.socket
     console: socket.socket
     share: socket.socket
-    network: socket.socket
+    network: socket.socket | None = None
 
 
 @dataclass(frozen=True)
@@ -34,10 +34,10 @@ class Handover:
     def descriptors(self) -> tuple[int, ...]:
         """The descriptors to keep open across the start of QEMU."""
         sockets, files = self.sockets, self.files
-        ends = (sockets.control, sockets.agent, sockets.console, sockets.share, sockets.network)
-        memory = () if files.memory is None else (files.memory,)
-        state = () if self.state is None else (self.state,)
-        return (*ends, files.kernel, files.initramfs, *memory, *state, *files.sets.values())
+        ends = (sockets.control, sockets.agent, sockets.console, sockets.share)
+        others = (number for number in (sockets.network, files.memory, self.state) if number is not None)
+        disks = files.sets.values()
+        return (*ends, files.kernel, files.initramfs, *others, *disks, *files.taps, *files.vhosts)
 
 
 def open_handover(spec: MachineSpec, ours: ExitStack, theirs: ExitStack) -> tuple[HostEnds, Handover]:
@@ -56,8 +56,9 @@ def open_handover(spec: MachineSpec, ours: ExitStack, theirs: ExitStack) -> tupl
     def opened(path: Path, flags: int = os.O_RDONLY) -> int:
         return open_file(path, theirs, flags)
 
-    control, agent, console, share = (pair(socket.SOCK_STREAM) for _ in range(4))
-    network = pair(socket.SOCK_DGRAM)
+    pairs = {name: pair(socket.SOCK_STREAM) for name in ("control", "agent", "console", "share")}
+    if not spec.taps:
+        pairs["network"] = pair(socket.SOCK_DGRAM)
     saved = spec.saved or spec.save_to
     sets: dict[int, int] = {}
     for disk, source in zip(DISKS, sources(spec.image, spec.writable, spec.volumes), strict=True):
@@ -74,10 +75,11 @@ def open_handover(spec: MachineSpec, ours: ExitStack, theirs: ExitStack) -> tupl
         initramfs=opened(spec.initramfs),
         sets=sets,
         memory=None if saved is None else saved.memory,
+        taps=spec.taps,
+        vhosts=tuple(opened(VHOST_NET, os.O_RDWR) for _ in spec.taps) if uses_vhost(spec) else (),
     )
     # Opened again: every reader needs a position of its own.
     state = None if spec.saved is None else opened(Path(f"/proc/self/fd/{spec.saved.state}"))
-    pairs = {"control": control, "agent": agent, "console": console, "share": share, "network": network}
     host_ends = HostEnds(**{name: ends[0] for name, ends in pairs.items()})
     sockets = Sockets(**{name: ends[1] for name, ends in pairs.items()})
     return host_ends, Handover(sockets=sockets, files=files, state=state)

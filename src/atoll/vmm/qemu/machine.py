@@ -31,7 +31,7 @@ class QemuMonitor:
             channel = await stack.enter_async_context(control(qemu, ends.control))
             disks = Disks(channel, spec)
             machine = QemuMachine(spec, qemu, channel, disks, ends, handover.state)
-            if spec.saved is None:
+            if spec.saved is None and not spec.taps:
                 await machine.unplug_network()
             yield machine
 
@@ -112,7 +112,7 @@ class QemuMachine:
 
     async def unplug_network(self) -> None:
         """Take the link of the network device down: there is nothing behind it."""
-        await self._control.execute("set_link", {"name": "network", "up": False})
+        await self._control.execute("set_link", {"name": "network0", "up": False})
 
     async def quit(self, deadline_s: float = 5.0) -> None:
         """See `Machine.quit`."""

@@ -184,8 +184,7 @@ class _Asking(asyncio.DatagramProtocol):
             if not pending.answer.done():
                 pending.answer.set_exception(ConnectionError("the resolvers have changed"))
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.DatagramTransport)
+    def connection_made(self, transport: asyncio.DatagramTransport) -> None:  # type: ignore[override]  # its kind
         self._transport = transport
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -202,6 +201,8 @@ class _Asking(asyncio.DatagramProtocol):
 def _endpoint(text: str) -> tuple[str, int] | None:
     """Address and port; None for what the segment cannot send to, like an address that means a link of the host."""
     address, _, port = text.partition("#")
+    if "%" in address:
+        return None
     with suppress(ValueError):
         return str(ipaddress.ip_address(address)), int(port or _DNS_PORT)
     return None

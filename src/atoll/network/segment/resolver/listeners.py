@@ -34,7 +34,7 @@ class Listeners:
     def __init__(self, answer: Answer, port: int) -> None:
         self._answer = answer
         self._port = port
-        self._open: dict[str, tuple[asyncio.DatagramTransport, asyncio.Server]] = {}
+        self._open: dict[str, tuple[_Datagrams, asyncio.Server]] = {}
         self._questions: Counter[str] = Counter()
         self._connections: Counter[str] = Counter()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -43,7 +43,7 @@ class Listeners:
         """Listen at these addresses and no others. Raises `VmFailed`."""
         wanted = set(addresses)
         for address in self._open.keys() - wanted:
-            self._close(address)
+            await self._close(address)
         for address in wanted - self._open.keys():
             try:
                 self._open[address] = await self._listen_at(address)
@@ -53,29 +53,29 @@ class Listeners:
     async def close(self) -> None:
         """Close all, also what is under way."""
         for address in list(self._open):
-            self._close(address)
+            await self._close(address)
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _listen_at(self, address: str) -> tuple[asyncio.DatagramTransport, asyncio.Server]:
+    async def _listen_at(self, address: str) -> tuple["_Datagrams", asyncio.Server]:
         datagrams = _bound(address, self._port, socket.SOCK_DGRAM)
         try:
             connections = _bound(address, self._port, socket.SOCK_STREAM)
         except OSError:
             datagrams.close()
             raise
-        transport, _ = await asyncio.get_running_loop().create_datagram_endpoint(
+        _, receiver = await asyncio.get_running_loop().create_datagram_endpoint(
             lambda: _Datagrams(self._datagram), sock=datagrams
         )
         server = await asyncio.start_server(self._connection, sock=connections, backlog=_BACKLOG)
-        return transport, server
+        return receiver, server
 
-    def _close(self, address: str) -> None:
-        transport, server = self._open.pop(address)
-        transport.abort()
+    async def _close(self, address: str) -> None:
+        receiver, server = self._open.pop(address)
         server.close()
+        await receiver.close()
 
     def _datagram(self, transport: asyncio.DatagramTransport, message: bytes, sender: tuple[str, int]) -> None:
         address = sender[0]
@@ -143,10 +143,19 @@ class _Datagrams(asyncio.DatagramProtocol):
     def __init__(self, received: Callable[[asyncio.DatagramTransport, bytes, tuple[str, int]], None]) -> None:
         self._received = received
         self._transport: asyncio.DatagramTransport | None = None
+        self._is_closed = asyncio.Event()
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.DatagramTransport)
+    async def close(self) -> None:
+        """The port is free when this is done."""
+        if self._transport is not None:
+            self._transport.abort()
+            await self._is_closed.wait()
+
+    def connection_made(self, transport: asyncio.DatagramTransport) -> None:  # type: ignore[override]  # its kind
         self._transport = transport
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._is_closed.set()
 
     def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
         if self._transport is not None:

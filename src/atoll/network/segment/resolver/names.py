@@ -1,7 +1,8 @@
 """Who is called what on a network, and who may know it.
 
-An endpoint is known by its names, its id and the first 12 digits of that, each also with the network's domain behind
-it. `foreign_names` are for the endpoint alone that has them. Names are compared without regard to case.
+An endpoint is known by its names and by the first 12 digits of its id (all 64 are more than DNS takes in a label), each
+also with the network's domain behind it. `foreign_names` are for the endpoint alone that has them. Names are compared
+without regard to case.
 """
 
 from collections.abc import Iterator
@@ -97,7 +98,7 @@ def _addresses(endpoint: Endpoint) -> list[Address]:
 
 
 def _keys(endpoint: Endpoint) -> set[str]:
-    names = (*endpoint.names, endpoint.id, endpoint.id[:12])
+    names = (*endpoint.names, endpoint.id[:12])
     return {_key(name) for text in names if (name := _name(text)) is not None}
 
 

@@ -37,6 +37,9 @@ _OF_HOSTS = frozenset(
     dns.rdatatype.from_text(kind) for kind in ("A", "AAAA", "ANY", "CNAME", "HTTPS", "SVCB", "MX", "SRV", "TXT")
 )
 
+# What an egress policy forbids.
+_FORBIDDEN = dns.rcode.REFUSED
+
 
 class Resolver:
     """Names for one network, at its gateway's addresses."""
@@ -105,7 +108,7 @@ class Resolver:
         if self._forwarder is None or is_word or names.is_ours(question.name):
             return answer(question, dns.rcode.NXDOMAIN)
         if not _may_ask(client.egress, question.name):
-            return answer(question, dns.rcode.REFUSED, why=dns.edns.EDECode.PROHIBITED)
+            return answer(question, _FORBIDDEN, why=dns.edns.EDECode.PROHIBITED)
         return None
 
     async def _forward(self, question: Question, client: Endpoint) -> bytes:
