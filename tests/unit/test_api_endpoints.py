@@ -38,6 +38,13 @@ def test_who_says_nothing_is_on_the_network_bridge(mode: str | None) -> None:
         assert (config.network_mode, config.networks) == ("bridge", (NetworkWish(network="bridge"),))
 
 
+def test_who_names_networks_and_no_mode_is_on_those() -> None:
+    assert configure({"reef": {}, "abyss": {}}).networks == (NetworkWish(network="reef"), NetworkWish(network="abyss"))
+    assert configure({"reef": {}}, {"NetworkMode": "abyss"}).networks == (
+        NetworkWish(network="abyss"), NetworkWish(network="reef"),
+    )  # fmt: skip
+
+
 def test_none_is_no_network() -> None:
     assert configure(host={"NetworkMode": "none"}, endpoints={"none": {}}).networks == ()
     assert configure(NetworkDisabled=True).networks == ()
