@@ -11,8 +11,8 @@ from typing import Any
 from harness.checkout import CHECKOUT
 from harness.internet import Outside
 
-Binding = tuple[int, str, str, int]
-"""Port of the container, protocol, address and port of the host."""
+Binding = tuple[int, str, str, int] | tuple[int, str, str, int, int]
+"""Port of the container, protocol, address and port of the host, or the first and last of a range."""
 
 
 class Refused(Exception):

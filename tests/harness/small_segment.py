@@ -83,9 +83,13 @@ async def _serve(outside: socket.socket, container: int, addresses: tuple[str, .
                 case {"put": bindings}:
                     wanted = tuple(
                         PortBinding(
-                            container_port=port, protocol=cast(Protocol, protocol), host_ip=ip, host_port=chosen
+                            container_port=port,
+                            protocol=cast(Protocol, protocol),
+                            host_ip=ip,
+                            host_port=chosen,
+                            host_port_last=next(iter(last), 0),
                         )
-                        for port, protocol, ip, chosen in bindings
+                        for port, protocol, ip, chosen, *last in bindings
                     )
                     answer = [(one.host_ip, one.host_port) for one in await ports.put(replace(endpoint, ports=wanted))]
                 case {"remove": _}:
