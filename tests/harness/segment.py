@@ -37,7 +37,7 @@ class SmallSegment:
         self.process.stdin.flush()
         answer = json.loads(self.process.stdout.readline())
         if isinstance(answer, dict):
-            raise Refused(answer["error"], answer.get("words", answer["error"]))
+            raise Refused(answer["error"], str(answer.get("words", answer["error"])))
         return answer
 
     def publish(self, *bindings: Binding) -> list[tuple[str, int]]:

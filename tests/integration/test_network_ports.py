@@ -196,6 +196,6 @@ def test_the_first_free_port_of_a_range_is_taken(segment: SmallSegment, host: In
 
 
 def test_foreign_addresses_are_refused(segment: SmallSegment) -> None:
-    with pytest.raises(Refused, match="192.0.2.77:8093/tcp: cannot assign requested address") as refusal:
+    with pytest.raises(Refused, match=r"192\.0\.2\.77:8093/tcp: cannot assign requested address") as refusal:
         segment.publish((ECHO, "tcp", "192.0.2.77", 8093))
     assert refusal.value.kind == "InvalidRequest"
