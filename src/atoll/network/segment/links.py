@@ -7,7 +7,6 @@ Bridge and taps outlive this process. Names of taps are theirs for as long as th
 """
 
 import asyncio
-import hashlib
 import logging
 import os
 from contextlib import suppress
@@ -17,8 +16,8 @@ from atoll.errors import NotFound, VmFailed
 from atoll.model.network import Counters, Endpoint, Network, SegmentSpec
 from atoll.network import namespaces
 from atoll.network.netlink import Link, Netlink
+from atoll.network.segment.bridge import BRIDGE, bridge_mac
 
-BRIDGE = "br0"
 TAP_PREFIX = "at"
 _LOG = logging.getLogger(__name__)
 _SYSCTL = Path("/proc/sys/net")
@@ -121,10 +120,15 @@ class Links:
         links = self._here.links()
         self._bridge = links[BRIDGE].number
         self._here.set_link(links["lo"].number, up=True)
+        # On a host that has br_netfilter, frames from one tap to another would pass the rules for what is routed.
+        for family in ("ip", "ip6", "arp"):
+            with suppress(FileNotFoundError):
+                _set(f"bridge/bridge-nf-call-{family}tables", "0")
         _set("ipv4/ip_forward", "1")
         # Whoever is asked for another device's address does not answer in its place.
         _set(f"ipv4/conf/{BRIDGE}/arp_ignore", "1")
-        _set(f"ipv4/conf/{BRIDGE}/send_redirects", "0")
+        for device in ("all", BRIDGE):
+            _set(f"ipv4/conf/{device}/send_redirects", "0")
         if Path("/proc/sys/net/ipv6").exists():
             _set("ipv6/conf/all/forwarding", "1")
             _set(f"ipv6/conf/{BRIDGE}/accept_ra", "0")
@@ -165,12 +169,6 @@ class Links:
             raise NotFound(f"the network device {endpoint.tap} is not there: did its VM end?") from None
         except OSError as error:
             raise VmFailed(f"the network device {endpoint.tap} cannot be connected: {error.strerror}") from error
-
-
-def bridge_mac(network_id: str) -> str:
-    """The gateway's MAC: the same after a restart, as containers have it in their tables."""
-    digest = hashlib.sha256(f"gateway {network_id}".encode()).digest()
-    return bytes([0x02, *digest[:5]]).hex(":")
 
 
 def _set(name: str, value: str) -> None:

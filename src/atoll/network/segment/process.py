@@ -24,34 +24,27 @@ from atoll.network.keeper_client import Doors, Keeper
 from atoll.network.launch import tell
 from atoll.network.messages import AllCounters, Bound, Configure, Plug, Put, Remove
 from atoll.network.netlink import Netlink
+from atoll.network.segment.egress import Egress
 from atoll.network.segment.filter import Filter
 from atoll.network.segment.links import Links
 from atoll.network.segment.nftables import Nftables
+from atoll.network.segment.outlet import Outlet, fork_outlet
 from atoll.network.segment.part import Part
+from atoll.network.segment.ports import Ports
+from atoll.network.segment.resolver import Resolver
 from atoll.network.segment.segment import Segment
 from atoll.network.segment.trace import trace
+from atoll.network.segment.uplink.uplink import Uplink
 
 _LOG = logging.getLogger(__name__)
 _UNUSED_S = 5.0
 _LAST_ANSWERS_S = 2.0
 
 
-def _fork_outlet() -> socket.socket | None:
-    """Fork the process that stays outside, before anything of ours is open."""
-    return None  # HELPER C: outlet.fork_outlet()
-
-
-async def _parts(nftables: Nftables, outlet: socket.socket | None, stack: AsyncExitStack) -> list[Part]:
-    """What is done for a network beyond its devices and its filter, in this order.
-
-    We are in the network's namespace and in the loop; what must be closed beyond the parts themselves, `stack` closes.
-    """
-    return [
-        # HELPER B: Egress(nftables),
-        # HELPER C: the uplink
-        # HELPER B: Resolver(...),
-        # HELPER C: Ports(...),
-    ]
+def _parts(nftables: Nftables, outlet: Outlet) -> list[Part]:
+    """What is done for a network beyond its devices and its filter, in this order: a way out that has rules already."""
+    egress = Egress(nftables)
+    return [egress, Uplink(outlet), Resolver(outlet, egress.learn), Ports(outlet)]
 
 
 def main(arguments: list[str]) -> int:
@@ -59,7 +52,7 @@ def main(arguments: list[str]) -> int:
     logging.basicConfig(format=f"%(asctime)s segment {arguments[1][:12]}: %(message)s")
     directory, network_id = Path(arguments[0]), arguments[1]
     try:
-        outlet = _fork_outlet()
+        outlet = fork_outlet()
         keeper, doors = asyncio.run(_ask_keeper(directory, network_id))
         namespaces.enter_user(doors.user)
         os.close(doors.user)
@@ -82,14 +75,17 @@ async def _ask_keeper(directory: Path, network_id: str) -> tuple[Keeper, Doors]:
     return keeper, await keeper.enter(network_id)
 
 
-async def _serve(path: Path, links: Links, outlet: socket.socket | None) -> None:
+async def _serve(path: Path, links: Links, outlet_socket: socket.socket) -> None:
     async with AsyncExitStack() as stack:
         nftables = Nftables()
         stack.callback(nftables.close)
-        segment = Segment(links, Filter(nftables), await _parts(nftables, outlet, stack))
+        outlet = Outlet(outlet_socket)
+        stack.callback(outlet.close)
+        segment = Segment(links, Filter(nftables), _parts(nftables, outlet))
         stack.push_async_callback(segment.close)
         async with asyncio.TaskGroup() as tasks:
             server = _Server(segment, tasks)
+            ending = tasks.create_task(server.end_with(outlet))
             loop = asyncio.get_running_loop()
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.add_signal_handler(number, server.ended.set)
@@ -98,6 +94,7 @@ async def _serve(path: Path, links: Links, outlet: socket.socket | None) -> None
                 tell()
                 await server.ended.wait()
                 accepting.cancel()
+                ending.cancel()
             await server.hang_up()
 
 
@@ -122,6 +119,12 @@ class _Server:
             else:
                 _LOG.warning("a foreign user was turned away")
                 client.close()
+
+    async def end_with(self, outlet: Outlet) -> None:
+        """End when the outlet does: without it, there is no way out and no port."""
+        await outlet.wait_closed()
+        _LOG.warning("the process outside has ended")
+        self.ended.set()
 
     async def hang_up(self) -> None:
         """Close all connections, once what was asked is answered."""

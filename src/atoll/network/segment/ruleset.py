@@ -10,6 +10,7 @@ One table of the `inet` family guards the namespace itself: from the bridge, onl
 from ipaddress import IPv6Address, ip_address
 
 from atoll.model.network import Endpoint, Network
+from atoll.network.segment.bridge import BRIDGE, bridge_mac
 
 TABLE = "bridge atoll"
 GUARD = "inet atoll-gateway"
@@ -77,6 +78,10 @@ def tables(network: Network) -> str:
         for gateway in gateways
         for protocol in ("udp", "tcp")
     )
+    # Containers reach each other over the bridge, not by way of the gateway, where nothing would be `isolated`. A host
+    # may load br_netfilter at any time; what is bridged then comes here as well, but is not for the gateway's MAC.
+    routed = "" if network.isolated else f"ether daddr {bridge_mac(network.id)} "
+    hairpin = f'add rule {GUARD} forward iifname "{BRIDGE}" oifname "{BRIDGE}" {routed}counter drop\n'
     return (
         f"add table {TABLE}\n"
         + "".join(f"add chain {TABLE} {chain}\nflush chain {TABLE} {chain}\n" for chain in _SHARED_CHAINS)
@@ -84,7 +89,8 @@ def tables(network: Network) -> str:
         + f"flush chain {TABLE} frames\n"
         + _FRAMES
         + metadata
-        + f"add table {GUARD}\ndelete table {GUARD}\n{_GUARD_TABLE}{names}add rule {GUARD} input counter drop\n"
+        + f"add table {GUARD}\ndelete table {GUARD}\n{_GUARD_TABLE}{names}"
+        + f"add rule {GUARD} input counter drop\n{hairpin}"
     )
 
 
@@ -94,15 +100,13 @@ _GUARD_TABLE = f"""
 table {GUARD} {{
     chain input {{
         type filter hook input priority 0; policy accept;
-        iifname != "br0" accept
+        iifname != "{BRIDGE}" accept
         ct state established,related accept
         meta l4proto {{ icmp, icmpv6 }} accept
     }}
 
-    # Containers reach each other over the bridge, where `isolated` holds, and not by way of the gateway.
     chain forward {{
         type filter hook forward priority 0; policy accept;
-        iifname "br0" oifname "br0" counter drop
     }}
 }}
 """

@@ -9,7 +9,7 @@ import time
 from collections.abc import AsyncGenerator
 
 from atoll.channel import readable
-from atoll.network.segment.links import BRIDGE
+from atoll.network.segment.bridge import BRIDGE
 
 _HEADER = struct.Struct("=IHHiIII")
 _RECORD = struct.Struct("=IIII")
