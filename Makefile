@@ -19,11 +19,18 @@ help: ## List these targets
 demo: demo-packages .venv/runtime-installed .venv/compiled $(programs) ## Install what is missing, build, and run a Debian container in a VM of its own
 	@scripts/demo
 
+# Downloads wait for others, compilers for each other: several things at once, and what each has to say at its end.
+# The environment is whole before `lint` looks at it.
 .PHONY: test
-test: test-packages .venv/test-installed .venv/compiled $(programs) lint test-images ## Install what is missing, lint, and run every test
-	scripts/cargo test --workspace --locked --quiet
-	# Much of the time a test waits for a guest: two at once, each worker with an engine of its own.
+test: test-packages ## Install what is missing, lint, and run every test
+	@$(MAKE) --no-print-directory --jobs 3 --output-sync .venv/test-installed $(programs) test-images
+	@$(MAKE) --no-print-directory --jobs 2 --output-sync .venv/compiled lint test-programs
+	@# Much of the time a test waits for a guest: two at once, each worker with an engine of its own.
 	$(bin)/pytest --numprocesses 2 --dist worksteal
+
+.PHONY: test-programs
+test-programs:
+	scripts/cargo test --workspace --locked --quiet
 
 .PHONY: lint
 lint: test-packages .venv/test-installed ## Check formatting, types, the dependency direction, dead code, scripts and links
