@@ -63,6 +63,11 @@ class Paths:
         """What the engine has to say; containers' output is in their bundles."""
         return self.root / "engine.log"
 
+    @property
+    def networks(self) -> Path:
+        """Where the keeper and the segments of networks listen."""
+        return self.run / "net"
+
     def bundle(self, container_id: str) -> Path:
         """The directory of one container."""
         return self.containers / container_id

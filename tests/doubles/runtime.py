@@ -179,7 +179,7 @@ class MemoryRuntime:
 
     async def disconnect_network(self, pci: str, files: Mapping[str, bytes]) -> None:
         """Note that it is gone."""
-        del self.interfaces[pci]
+        self.interfaces.pop(pci, None)
         self.files |= files
 
     @asynccontextmanager

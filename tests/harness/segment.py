@@ -11,8 +11,8 @@ from typing import Any
 from harness.checkout import CHECKOUT
 from harness.internet import Outside
 
-Binding = tuple[int, str, str, int]
-"""Port of the container, protocol, address and port of the host."""
+Binding = tuple[int, str, str, int] | tuple[int, str, str, int, int]
+"""Port of the container, protocol, address and port of the host, or the first and last of a range."""
 
 
 class Refused(Exception):
@@ -37,7 +37,7 @@ class SmallSegment:
         self.process.stdin.flush()
         answer = json.loads(self.process.stdout.readline())
         if isinstance(answer, dict):
-            raise Refused(answer["error"], answer.get("words", answer["error"]))
+            raise Refused(answer["error"], str(answer.get("words", answer["error"])))
         return answer
 
     def publish(self, *bindings: Binding) -> list[tuple[str, int]]:

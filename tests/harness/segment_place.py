@@ -192,6 +192,7 @@ def spec(
     reaches_metadata: bool = False,
     isolated: bool = False,
     gateway: tuple[str, str] = GATEWAY,
+    to_host: bool = False,
 ) -> SegmentSpec:
     """The segment that the place is for."""
     network = Network(
@@ -211,6 +212,7 @@ def spec(
         resolvers=resolvers,
         host_addresses=(HOST,),
         domain=domain,
+        to_host=to_host,
     )
 
 

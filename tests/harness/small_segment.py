@@ -83,9 +83,13 @@ async def _serve(outside: socket.socket, container: int, addresses: tuple[str, .
                 case {"put": bindings}:
                     wanted = tuple(
                         PortBinding(
-                            container_port=port, protocol=cast(Protocol, protocol), host_ip=ip, host_port=chosen
+                            container_port=port,
+                            protocol=cast(Protocol, protocol),
+                            host_ip=ip,
+                            host_port=chosen,
+                            host_port_last=next(iter(last), 0),
                         )
-                        for port, protocol, ip, chosen in bindings
+                        for port, protocol, ip, chosen, *last in bindings
                     )
                     answer = [(one.host_ip, one.host_port) for one in await ports.put(replace(endpoint, ports=wanted))]
                 case {"remove": _}:
@@ -96,7 +100,7 @@ async def _serve(outside: socket.socket, container: int, addresses: tuple[str, .
                     words = ["nsenter", f"--net=/proc/{container}/ns/net", *command]
                     answer = (await asyncio.to_thread(subprocess.run, words, capture_output=True, text=True)).stdout
                 case {"descriptors": _}:
-                    answer = len(os.listdir("/proc/self/fd"))
+                    answer = sum(1 for _ in os.scandir("/proc/self/fd"))
         except AtollError as error:
             answer = {"error": type(error).__name__, "words": str(error)}
         except Exception:

@@ -1,13 +1,25 @@
 """What a container may send out of its network: real packets between namespaces, judged by the real filter."""
 
 import asyncio
+import contextlib
 import errno
 import socket
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
 import pytest_asyncio
-from harness.segment_place import HOST, METADATA, OTHER_WEB, WEB, Namespace, Place, endpoint, segment_place, spec
+from harness.segment_place import (
+    GATEWAY,
+    HOST,
+    METADATA,
+    OTHER_WEB,
+    WEB,
+    Namespace,
+    Place,
+    endpoint,
+    segment_place,
+    spec,
+)
 
 from atoll.model.network import Egress, SegmentSpec
 from atoll.network.segment.egress import Egress as EgressPart
@@ -224,3 +236,37 @@ async def test_endpoints_come_and_go_and_leave_the_table_as_it_was(egress: Egres
         await egress.remove(endpoint(number).id)
     assert place.segment.program("nft", "list", "table", "inet", "egress") == before
     assert egress.refused() == {}
+
+
+async def test_the_gateway_may_be_the_host_and_be_on_a_list(egress: EgressPart, place: Place) -> None:
+    # As the uplink of the network `host` has it.
+    rules = "type nat hook prerouting priority dstnat;" + "".join(
+        f" {family} daddr {gateway} tcp dport != 53 dnat {family} to {host};"
+        for family, gateway, host in (("ip", GATEWAY[0], HOST), ("ip6", GATEWAY[1], "2001:db8::1"))
+    )
+    place.segment.program("nft", f"table inet to_host {{ chain lead {{ {rules} }}\n}}")
+    try:
+        await _configure(egress, place, spec(to_host=True))
+        await egress.put(endpoint(2, egress=Egress(mode="listed", allow=(f"{GATEWAY[0]}:443", GATEWAY[1]))))
+        await egress.put(endpoint(3, egress=Egress(mode="none")))
+        assert await _visits(place.a, *GATEWAY) == ["203.0.113.2", "2001:db8::2"]
+        assert set(await _visits(place.a, GATEWAY[0], port=8080)) <= _REFUSED
+        assert set(await _visits(place.b, *GATEWAY)) <= _REFUSED
+    finally:
+        place.segment.program("nft", "delete table inet to_host")
+
+
+async def test_one_endpoint_cannot_use_up_what_connections_need(egress: EgressPart, place: Place) -> None:
+    await egress.put(endpoint(2))
+    await egress.put(endpoint(3))
+    await place.a.run(_send_to_many, 9000)
+    assert egress.refused()[endpoint(2).id] >= 700
+    assert set(await _visits(place.a, WEB[0])) <= _REFUSED
+    assert await _visits(place.b, WEB[0]) == ["203.0.113.2"]
+
+
+def _send_to_many(ports: int) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+        for port in range(10_000, 10_000 + ports):
+            with contextlib.suppress(OSError):  # what was refused before
+                sender.sendto(b"x", (WEB[0], port))

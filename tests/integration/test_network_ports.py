@@ -188,7 +188,14 @@ def test_what_stays_published_keeps_its_connections(segment: SmallSegment, host:
             client.recv(10)
 
 
+def test_the_first_free_port_of_a_range_is_taken(segment: SmallSegment, host: Inside) -> None:
+    with host.do(lambda: socket.create_server((HERE, 8100))):
+        assert segment.publish((ECHO, "tcp", HERE, 8100, 8102)) == [(HERE, 8101)]
+        with pytest.raises(Refused, match="8100/tcp: address already in use"):
+            segment.publish((SINK, "tcp", HERE, 8100))
+
+
 def test_foreign_addresses_are_refused(segment: SmallSegment) -> None:
-    with pytest.raises(Refused, match="192.0.2.77:8093/tcp: cannot assign requested address") as refusal:
+    with pytest.raises(Refused, match=r"192\.0\.2\.77:8093/tcp: cannot assign requested address") as refusal:
         segment.publish((ECHO, "tcp", "192.0.2.77", 8093))
     assert refusal.value.kind == "InvalidRequest"

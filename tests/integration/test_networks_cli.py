@@ -1,6 +1,6 @@
 """`network`, `port` and what `run` takes of them: our command, the real `docker` and docker-py, against one engine.
 
-What goes over these networks is tested in `test_networks.py`; here nothing is started that need not be.
+What goes over these networks is tested in `test_networks.py`.
 """
 
 import json
@@ -12,6 +12,7 @@ import docker as docker_py
 import pytest
 from harness.command import Command
 from harness.engine import EngineUnderTest
+from harness.networking import remove_all
 
 
 @pytest.fixture(params=["atoll", "docker"])
@@ -148,17 +149,15 @@ def test_a_container_that_does_not_run_is_connected_and_disconnected(command: Co
         (("--network", "nosuch"), "network nosuch not found"),
         (("-p", "80/sctp"), "SCTP"),
         (("--mac-address", "ff:ff:ff:ff:ff:ff"), "is not that of one interface"),
-        (("--network", "name=none", "--ip", "10.0.0.1"), ""),
     ],
 )
 def test_a_network_that_cannot_be_had_is_an_error_and_no_container(
     command: Command, flags: tuple[str, ...], words: str
 ) -> None:
     done = command("create", *flags, "busybox", "true")
-    if words:
-        assert done.code != 0
-        assert words in done.stderr
-        assert command.ok("ps", "-aq") == ""
+    assert done.code != 0
+    assert words in done.stderr
+    assert command.ok("ps", "-aq") == ""
 
 
 def test_docker_py_makes_networks_and_containers_on_them(client: "docker_py.DockerClient") -> None:
@@ -183,6 +182,62 @@ def test_docker_py_makes_networks_and_containers_on_them(client: "docker_py.Dock
     reef.remove()
     with pytest.raises(docker_py.errors.NotFound):
         client.networks.get("reef")
+
+
+@pytest.fixture(params=["atoll", "docker"])
+def running(request: pytest.FixtureRequest, networked: EngineUnderTest) -> Iterator[Command]:
+    """Either command, of an engine whose containers have networks; what a test leaves is removed."""
+    yield networked.atoll if request.param == "atoll" else networked.docker
+    remove_all(networked)
+
+
+def test_published_ports_are_shown_while_the_container_runs(running: Command) -> None:
+    running.ok(
+        "run", "-d", "--name", "web", "-p", "8080:80", "-p", "127.0.0.1:7001-7002:7001-7002", "-p", "53/udp",
+        "--expose", "70", "busybox", "sleep", "1000",
+    )  # fmt: skip
+    lines = running.ok("port", "web").splitlines()
+    free = lines[0].rpartition(":")[2]
+    assert lines == [
+        f"53/udp -> 0.0.0.0:{free}", f"53/udp -> [::]:{free}", "80/tcp -> 0.0.0.0:8080", "80/tcp -> [::]:8080",
+        "7001/tcp -> 127.0.0.1:7001", "7002/tcp -> 127.0.0.1:7002",
+    ]  # fmt: skip
+    assert running.ok("port", "web", "80").splitlines() == ["0.0.0.0:8080", "[::]:8080"]
+    assert set(running.ok("ps", "--format", "{{.Ports}}").strip().split(", ")) == {
+        "70/tcp", "127.0.0.1:7001-7002->7001-7002/tcp", "0.0.0.0:8080->80/tcp", "[::]:8080->80/tcp",
+        f"0.0.0.0:{free}->53/udp", f"[::]:{free}->53/udp",
+    }  # fmt: skip
+    for wanted in ("publish=8080", "publish=7000-7001/tcp", "expose=70", "network=bridge"):
+        assert running.ok("ps", "--format", "{{.Names}}", "--filter", wanted).strip() == "web", wanted
+    assert running.ok("ps", "-q", "--filter", "publish=80") == ""
+    running.ok("stop", "-t", "0", "web")
+    assert running.ok("port", "web") == ""
+    assert running.ok("ps", "-a", "--format", "{{.Ports}}").strip() == ""
+
+
+def test_all_exposed_ports_are_published(running: Command) -> None:
+    running.ok("run", "-d", "--name", "web", "-P", "--expose", "70-71", "busybox", "sleep", "1000")
+    shown = [line.split()[0] for line in running.ok("port", "web").splitlines()]
+    assert shown == ["70/tcp", "70/tcp", "71/tcp", "71/tcp"]
+
+
+def test_a_network_tells_who_runs_on_it_and_how_much_went_over(running: Command) -> None:
+    running.ok("network", "create", "--subnet", "10.95.0.0/24", "reef")
+    identity = running.ok("run", "-d", "--name", "crab", "--network", "reef", "busybox", "sleep", "1000").strip()
+    containers = inspected(running, "network", "inspect", "reef")["Containers"]
+    assert isinstance(containers, dict)
+    assert (containers[identity]["Name"], containers[identity]["IPv4Address"]) == ("crab", "10.95.0.2/24")
+    running.ok("exec", "crab", "ping", "-c", "1", "-s", "1000", "-W", "5", "10.95.0.1")
+    received, sent = running.ok("stats", "--no-stream", "--format", "{{.NetIO}}", "crab").strip().split(" / ")
+    assert (received.endswith("kB"), sent.endswith("kB")) == (True, True)
+    running.ok("stop", "-t", "0", "crab")
+    assert inspected(running, "network", "inspect", "reef")["Containers"] == {}
+
+
+def test_a_taken_port_is_exit_code_125(running: Command) -> None:
+    running.ok("run", "-d", "-p", "8080:80", "busybox", "sleep", "1000")
+    done = running("run", "--rm", "-p", "8080:80", "busybox", "true")
+    assert (done.code, "port is already allocated" in done.stderr) == (125, True)
 
 
 def test_our_networks_have_what_docker_does_not(engine: EngineUnderTest) -> None:

@@ -38,6 +38,13 @@ def test_who_says_nothing_is_on_the_network_bridge(mode: str | None) -> None:
         assert (config.network_mode, config.networks) == ("bridge", (NetworkWish(network="bridge"),))
 
 
+def test_who_names_networks_and_no_mode_is_on_those() -> None:
+    assert configure({"reef": {}, "abyss": {}}).networks == (NetworkWish(network="reef"), NetworkWish(network="abyss"))
+    assert configure({"reef": {}}, {"NetworkMode": "abyss"}).networks == (
+        NetworkWish(network="abyss"), NetworkWish(network="reef"),
+    )  # fmt: skip
+
+
 def test_none_is_no_network() -> None:
     assert configure(host={"NetworkMode": "none"}, endpoints={"none": {}}).networks == ()
     assert configure(NetworkDisabled=True).networks == ()
@@ -98,6 +105,7 @@ def test_what_a_network_of_ours_does_not_have_is_refused(
 def test_ports_are_published_and_exposed() -> None:
     bindings = {
         "8080/tcp": [{"HostIp": "127.0.0.1", "HostPort": "80"}, {"HostIp": "::1", "HostPort": ""}],
+        "6000": [{"HostPort": "7000-7010"}, {"HostPort": "7000-7000"}],
         "5353": [{"HostIp": None, "HostPort": "53"}],
         "99/udp": None,
     }
@@ -107,9 +115,11 @@ def test_ports_are_published_and_exposed() -> None:
     assert config.ports == (
         PortBinding(container_port=8080, host_ip="127.0.0.1", host_port=80),
         PortBinding(container_port=8080, host_ip="::1"),
+        PortBinding(container_port=6000, host_port=7000, host_port_last=7010),
+        PortBinding(container_port=6000, host_port=7000),
         PortBinding(container_port=5353, host_port=53),
     )
-    assert config.exposed == ("53/udp", "80/tcp", "5353/tcp", "7000/udp", "7001/udp", "8080/tcp")
+    assert config.exposed == ("53/udp", "80/tcp", "5353/tcp", "6000/tcp", "7000/udp", "7001/udp", "8080/tcp")
     assert config.publish_all
 
 
@@ -120,6 +130,8 @@ def test_ports_are_published_and_exposed() -> None:
         ("0", {}, "ports are from 1 to 65535"),
         ("80/icmp", {}, "invalid protocol 'icmp'"),
         ("80", {"HostPort": "x"}, "invalid host port: 'x'"),
+        ("80", {"HostPort": "81-80"}, "invalid host port: '81-80'"),
+        ("80", {"HostPort": "80/tcp"}, "invalid host port: '80/tcp'"),
         ("80", {"HostPort": "65536"}, "invalid host port: '65536'"),
         ("80", {"HostIp": "nosuch"}, "invalid IP address: nosuch"),
     ],

@@ -31,7 +31,10 @@ NETWORKS = [
 ]  # fmt: skip
 CONFIG = ContainerConfig(
     image="box", image_id="sha256:0", hostname="host", network_mode="reef", exposed=("53/udp", "80/tcp", "90/tcp"),
-    ports=(PortBinding(container_port=80), PortBinding(container_port=90, host_ip="127.0.0.1", host_port=9000)),
+    ports=(
+        PortBinding(container_port=80),
+        PortBinding(container_port=90, host_ip="127.0.0.1", host_port=9000, host_port_last=9009),
+    ),
 )  # fmt: skip
 RECORD = ContainerRecord(
     id="c" * 64, name="crab", created_at=NOW, config=CONFIG, state=ContainerState.RUNNING,
@@ -100,7 +103,7 @@ def test_ports_are_shown_while_the_container_runs() -> None:
     }  # fmt: skip
     assert (ports_json(STOPPED), port_rows(STOPPED)) == ({}, [])
     assert bindings_json(CONFIG) == {
-        "80/tcp": [{"HostIp": "", "HostPort": ""}], "90/tcp": [{"HostIp": "127.0.0.1", "HostPort": "9000"}],
+        "80/tcp": [{"HostIp": "", "HostPort": ""}], "90/tcp": [{"HostIp": "127.0.0.1", "HostPort": "9000-9009"}],
     }  # fmt: skip
     rows = port_rows(RECORD)
     assert {"PrivatePort": 53, "Type": "udp"} in rows

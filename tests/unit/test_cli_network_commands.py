@@ -78,6 +78,13 @@ def test_networks_are_listed_by_name(tmp_path: Path, capsys: pytest.CaptureFixtu
     ]
 
 
+def test_a_networks_time_is_written_as_docker_does(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [{"Id": "e" * 64, "Name": "reef", "Created": "2026-01-02T03:04:05.120000000Z"}]
+    with serving(tmp_path / "s", answering(rows)) as host:
+        assert run(["-H", host, "network", "ls", "--format", "{{.CreatedAt}}"]) == 0
+    assert capsys.readouterr().out == "2026-01-02 03:04:05.12 +0000 UTC\n"
+
+
 def test_a_trace_ends_with_a_whole_record_when_it_is_interrupted(tmp_path: Path) -> None:
     records = [b"head", b"first record", b"last record, written while the client was interrupted"]
 

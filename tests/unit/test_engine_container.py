@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from doubles.runtime import MemoryLauncher
+from doubles.segments import MemoryHost
 from doubles.volumes import volumes_in
 
 from atoll.engine.admission import Admission
@@ -15,8 +16,10 @@ from atoll.engine.bundle import new_bundle, remove_files
 from atoll.engine.container import Container
 from atoll.engine.events import EventBus
 from atoll.engine.network import NetworkTable
+from atoll.engine.networking import Networking
 from atoll.engine.record import ContainerRecord, RecordTable
 from atoll.engine.registry import Registry
+from atoll.engine.segments import Segments
 from atoll.engine.services import Services, Tasks
 from atoll.engine.timings import LastTimings
 from atoll.engine.topology import Topology
@@ -35,6 +38,7 @@ class EngineWithoutVms:
     def __init__(self, root: Path) -> None:
         self.paths = Paths(root=root, run=root / "run", socket=root / "s", settings_file=root / "atoll.toml")
         self.launcher = MemoryLauncher()
+        self.host = MemoryHost()
         for directory in (self.paths.containers, self.paths.run):
             directory.mkdir()
 
@@ -48,6 +52,7 @@ class EngineWithoutVms:
             topology = Topology(
                 NetworkTable(database), lambda: (it.record for it in registry), events, Settings().network_pools, list
             )
+            segments = Segments(self.paths.networks, tasks, self.host.start, self.host.start_keeper, self.host.describe)
             services = Services(
                 paths=self.paths,
                 settings=Settings(),
@@ -61,11 +66,14 @@ class EngineWithoutVms:
                 timings=LastTimings(),
                 volumes=volumes_in(self.paths.volumes, database),
                 topology=topology,
+                networking=Networking(topology, segments, tasks),
                 remove_files=lambda container_id: remove_files(self.paths, container_id),
             )
             await adopt_containers(services)
+            tasks.spawn(segments.open(topology.all(), topology.get("bridge")), "start of networks")
             honour_policies(services)
             yield services
+            await segments.close()
             tasks.cancel_all()
         database.close()
 

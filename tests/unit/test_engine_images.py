@@ -18,8 +18,10 @@ from atoll.engine.create import create_container
 from atoll.engine.events import EventBus
 from atoll.engine.images import Images
 from atoll.engine.network import NetworkTable
+from atoll.engine.networking import Networking
 from atoll.engine.record import RecordTable
 from atoll.engine.registry import Registry
+from atoll.engine.segments import Segments
 from atoll.engine.services import Services, Tasks
 from atoll.engine.timings import LastTimings
 from atoll.engine.topology import Topology
@@ -59,6 +61,7 @@ class EngineOfImages:
         registry: Registry[Container] = Registry()
         events, launcher, tasks, settings = EventBus(), MemoryLauncher(), Tasks(group), Settings()
         self.images = Images(self.store, Registries(), registry, events)
+        topology = Topology(NetworkTable(database), list, events, settings.network_pools, list)
         self.services = Services(
             paths=self.paths,
             settings=settings,
@@ -71,7 +74,8 @@ class EngineOfImages:
             ahead=Ahead(launcher, tasks),
             timings=LastTimings(),
             volumes=volumes_in(self.paths.volumes, database),
-            topology=Topology(NetworkTable(database), list, events, settings.network_pools, list),
+            topology=topology,
+            networking=Networking(topology, Segments(self.paths.networks, tasks), tasks),
             remove_files=lambda container_id: remove_files(self.paths, container_id),
         )
 

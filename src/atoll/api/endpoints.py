@@ -48,10 +48,14 @@ def network_mode(body: ContainerBody) -> str:
 
 
 def network_wishes(body: ContainerBody) -> tuple[NetworkWish, ...]:
-    """The networks that a new container is to be on; none for `none`. Raises `InvalidRequest`, `Unsupported`."""
+    """The networks that a new container is to be on; none for `none`. Raises `InvalidRequest`, `Unsupported`.
+
+    Who names networks and no mode is on those, and not on `bridge` besides.
+    """
     mode = network_mode(body)
     endpoints = (body.networking_config.endpoints_config if body.networking_config is not None else None) or {}
-    wishes = {DEFAULT if name == "default" else name: network_wish(name, asked) for name, asked in endpoints.items()}
+    named = {DEFAULT if name == "default" else name: asked for name, asked in endpoints.items()}
+    wishes = {name: network_wish(name, asked) for name, asked in named.items()}
     others = [name for name in wishes if name != mode]
     if others and mode in (NONE, HOST):
         raise InvalidRequest(f"a container with --network {mode} cannot be on {others[0]} as well")
@@ -59,8 +63,10 @@ def network_wishes(body: ContainerBody) -> tuple[NetworkWish, ...]:
         raise InvalidRequest("conflicting options: host and none are no networks beside others")
     if mode == NONE:
         return ()
-    first = wishes.pop(mode, None) or NetworkWish(network=mode)
-    return (_with_mac(replace(first, network=mode), body.mac_address), *wishes.values())
+    if mode not in wishes and (mode != DEFAULT or not wishes):
+        wishes[mode] = NetworkWish(network=mode)
+    first, *rest = sorted(wishes, key=lambda name: name != mode)
+    return (_with_mac(wishes[first], body.mac_address), *(wishes[name] for name in rest))
 
 
 def network_wish(name: str, asked: EndpointBody | None) -> NetworkWish:

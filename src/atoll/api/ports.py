@@ -38,9 +38,9 @@ def parse_ports(text: str) -> list[Port]:
 def port_bindings(host: HostConfig) -> tuple[PortBinding, ...]:
     """`HostConfig.PortBindings`; raises `InvalidRequest`, `Unsupported`."""
     return tuple(
-        PortBinding(container_port=number, protocol=protocol, host_ip=_host_ip(asked), host_port=_host_port(asked))
+        _binding(port, asked)
         for text, bindings in (host.port_bindings or {}).items()
-        for number, protocol in parse_ports(text)
+        for port in parse_ports(text)
         for asked in bindings or ()
     )
 
@@ -61,7 +61,8 @@ def bindings_json(config: ContainerConfig) -> Json:
     """`HostConfig.PortBindings`: what was asked for."""
     found: dict[str, list[Json]] = {}
     for binding in config.ports:
-        asked: Json = {"HostIp": binding.host_ip, "HostPort": str(binding.host_port or "")}
+        first, last = binding.host_port or "", binding.host_port_last
+        asked: Json = {"HostIp": binding.host_ip, "HostPort": f"{first}-{last}" if last else str(first)}
         found.setdefault(f"{binding.container_port}/{binding.protocol}", []).append(asked)
     return {port: found[port] for port in sorted(found)}
 
@@ -112,6 +113,13 @@ def _protocol(text: str) -> Protocol:
     raise InvalidRequest(f"invalid protocol '{text}': it is tcp or udp")
 
 
+def _binding(port: Port, asked: PortBindingBody) -> PortBinding:
+    first, last = _host_ports(asked)
+    return PortBinding(
+        container_port=port[0], protocol=port[1], host_ip=_host_ip(asked), host_port=first, host_port_last=last
+    )
+
+
 def _host_ip(asked: PortBindingBody) -> str:
     if not asked.host_ip:
         return ""
@@ -121,12 +129,11 @@ def _host_ip(asked: PortBindingBody) -> str:
         raise InvalidRequest(f"invalid IP address: {asked.host_ip}") from None
 
 
-def _host_port(asked: PortBindingBody) -> int:
+def _host_ports(asked: PortBindingBody) -> tuple[int, int]:
+    """The host's port, 0 for a free one, and the last of a range that it may be from, else 0."""
     text = asked.host_port or "0"
-    if "-" in text:
-        raise Unsupported(
-            f"atoll does not take one port from the range {text} of the host's: name the port, or none for a free one"
-        )
-    if not (text.isascii() and text.isdigit()) or int(text) > _LAST:
+    match = _RANGE.fullmatch(text)
+    if match is None or match[3] or not 0 <= int(match[1]) <= int(match[2] or match[1]) <= _LAST:
         raise InvalidRequest(f"invalid host port: '{text}'")
-    return int(text)
+    first, last = int(match[1]), int(match[2] or 0)
+    return first, last if last > first > 0 else 0

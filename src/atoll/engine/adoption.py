@@ -29,6 +29,7 @@ async def adopt_containers(services: Services) -> None:
     for record in sorted(services.table.all(), key=lambda record: record.created_at):
         services.registry.add(Container(record, services))
     await asyncio.gather(*(_adopt(container, services) for container in services.registry))
+    services.networking.all_adopted()
     await _clean_up(services)
 
 
@@ -65,11 +66,13 @@ async def _adopt(container: Container, services: Services) -> None:
     if found.state in _ALIVE and found.started_at is not None:
         log.info("adopting container %s, %s", record.name, found.state.value)
         services.launcher.adopted(record)
+        services.networking.adopt(record, found.taps)
         container.adopt(runtime, found.state, found.pid, found.started_at)
         return
     if found.state in (ContainerState.EXITED, ContainerState.DEAD):
         # On its way out: it answers `wait` with what happened.
         services.launcher.adopted(record)
+        services.networking.adopt(record, found.taps)
         container.adopt(runtime, ContainerState.STOPPING, found.pid, record.started_at)
         return
     # Booted for a `start` that was never answered: as if it had not been asked for.
@@ -102,7 +105,7 @@ async def _clean_up(services: Services) -> None:
             log.info("removing %s, which no container owns", bundle)
             await asyncio.to_thread(shutil.rmtree, bundle, ignore_errors=True)
     for run_dir in _directories(services.paths.run):
-        if run_dir.name not in running:
+        if run_dir.name not in running and run_dir != services.paths.networks:
             await _end_stray(run_dir)
             await asyncio.to_thread(shutil.rmtree, run_dir, ignore_errors=True)
 

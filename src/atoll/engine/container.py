@@ -8,7 +8,7 @@ owns the VM: everything here is a message to it.
 import asyncio
 import logging
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from datetime import UTC, datetime
 
@@ -34,6 +34,8 @@ from atoll.errors import (
     VmFailed,
 )
 from atoll.model.container import ContainerState, ExitStatus
+from atoll.model.network import Attachment as NetworkPlace
+from atoll.model.network import PortBinding
 from atoll.model.runtime import RuntimeState
 
 log = logging.getLogger("atoll.engine")
@@ -77,7 +79,7 @@ class Container:
 
     async def start(self) -> None:
         """Start it; raises `NotModified`, `Conflict`, `StartFailed`, `VmFailed`."""
-        await self._settled.wait()
+        await self._settle()
         if self._is_being_removed:
             raise Conflict("container is marked for removal and cannot be started")
         if self.record.state is ContainerState.PAUSED:
@@ -87,6 +89,11 @@ class Container:
         self._cancel_restart()
         await self._start(restart_count=0)
         self._publish("start")
+
+    async def _settle(self) -> None:
+        """Wait until it is neither being started nor on its way to other networks."""
+        while not self._settled.is_set():
+            await self._settled.wait()
 
     async def _start(self, restart_count: int) -> None:
         self._settled.clear()
@@ -116,9 +123,10 @@ class Container:
         try:
             async with self._services.admission.start(self.name, memory_mib):
                 timings.done("queue")
-                runtime = await self._services.ahead.take(self.id) or await launcher.launch(self.record)
-                timings.done("launch")
-                started = await self._run(runtime)
+                async with self._services.networking.joining(self.record) as joining:
+                    runtime = await self._services.ahead.take(self.id) or await launcher.launch(self.record)
+                    timings.done("launch")
+                    started = await self._run(runtime, joining)
             report = started.report
         finally:
             launcher.started(self.record, report)
@@ -127,7 +135,7 @@ class Container:
         if report is not None:
             self._services.timings.note(self.id, timings.with_report(report))
 
-    async def _run(self, runtime: Runtime) -> RuntimeState:
+    async def _run(self, runtime: Runtime, joining: Awaitable[tuple[PortBinding, ...]]) -> RuntimeState:
         """Start the first process; the runtime is let go when that fails."""
         self._runtime = runtime
         try:
@@ -136,7 +144,8 @@ class Container:
             for attachment in self._attachments:
                 await attachment.open(runtime)
             self._attachments.clear()
-            return await runtime.start()
+            self._change(published=await joining)
+            return await self._services.networking.start(self.record, runtime)
         except BaseException as error:
             self._runtime = None
             self._vm_is_gone.clear()
@@ -151,7 +160,8 @@ class Container:
             attachment.refuse()
         self._attachments.clear()
         state = ContainerState.CREATED if self.record.started_at is None else ContainerState.EXITED
-        self._change(state=state, pid=0, error=str(error), exit_code=start_exit_code(error), finished_at=_now())
+        exit_code = start_exit_code(error)
+        self._change(state=state, pid=0, published=(), error=str(error), exit_code=exit_code, finished_at=_now())
         if self.record.config.auto_remove and not self._is_being_removed:
             await self._remove()
 
@@ -178,7 +188,10 @@ class Container:
         self._services.tasks.spawn(self._wait_for_exit(runtime), f"watch over container {self.name}")
 
     async def _wait_for_exit(self, runtime: Runtime) -> None:
-        self.exited(await wait_for_end(runtime, self._services.launcher, self.record))
+        status = await wait_for_end(runtime, self._services.launcher, self.record)
+        # Whoever hears of the end may want its ports.
+        await self._services.networking.leave(self.record)
+        self.exited(status)
         await self._let_go(runtime)
 
     async def _let_go(self, runtime: Runtime) -> None:
@@ -219,12 +232,12 @@ class Container:
     def never_started(self) -> None:
         """Record that a start was cut short and nothing of the container has run."""
         state = ContainerState.CREATED if self.record.started_at is None else ContainerState.EXITED
-        self._change(state=state, pid=0)
+        self._change(state=state, pid=0, published=())
 
     async def stop(self, timeout_s: float | None = None, signal_name: str | None = None) -> None:
         """The stop signal, SIGKILL after `timeout_s` (negative: never); raises `NotModified` when it does not run."""
         number = signal_number(signal_name or self.record.config.stop_signal)
-        await self._settled.wait()
+        await self._settle()
         if self._give_up_restart():
             return
         if not self.record.has_vm:
@@ -248,7 +261,7 @@ class Container:
     async def restart(self, timeout_s: float | None = None, signal_name: str | None = None) -> None:
         """Stop it if it runs, and start it again."""
         number = signal_number(signal_name or self.record.config.stop_signal)
-        await self._settled.wait()
+        await self._settle()
         self._cancel_restart()
         self._policy_rests = True
         try:
@@ -266,7 +279,7 @@ class Container:
     async def kill(self, signal_name: str) -> None:
         """Send a signal to the first process; SIGKILL returns when the container has ended."""
         number = signal_number(signal_name)
-        await self._settled.wait()
+        await self._settle()
         if not self.record.has_vm and not self.record.restarting:
             raise Conflict(f"cannot kill container: {self.name}: container {self.id} is not running")
         if self._give_up_restart():
@@ -435,7 +448,7 @@ class Container:
 
     async def _files(self) -> AbstractAsyncContextManager[Runtime]:
         while True:
-            await self._settled.wait()
+            await self._settle()
             if self._is_being_removed:
                 raise Conflict(f"container {self.name} is being removed")
             if self.record.has_vm:
@@ -473,7 +486,31 @@ class Container:
         old, new = self.name, registry.reserve(name, self.id)
         registry.release(old)
         self._change(name=new)
+        self._services.tasks.spawn(self._services.networking.rename(self.record), f"renaming of container {new}")
         self._publish("rename", oldName=f"/{old}")
+
+    async def change_networks(self, plan: Callable[[ContainerRecord], tuple[NetworkPlace, ...]]) -> None:
+        """Be on the networks that `plan` makes of the record, at once if it runs; raises what `plan` does, `Conflict`.
+
+        Nothing is awaited between `plan` and when the record has what it says.
+        """
+        await self._settle()
+        if self._is_being_removed:
+            raise Conflict(f"container {self.name} is being removed")
+        runtime = self.runtime_for("changing its networks") if self.record.has_vm else None
+        before = self.record.attachments
+        self._change(attachments=plan(self.record))
+        self._settled.clear()
+        try:
+            if runtime is None:
+                await self._services.ahead.forget(self.id)
+            else:
+                self._change(published=await self._services.networking.rewire(self.record, runtime))
+        except BaseException:
+            self._change(attachments=before)
+            raise
+        finally:
+            self._settled.set()
 
     # --- the record -------------------------------------------------------------------------------------------------
 

@@ -59,6 +59,7 @@ def ended_record(record: ContainerRecord, status: ExitStatus) -> ContainerRecord
         record,
         state=ContainerState.EXITED,
         pid=0,
+        published=(),
         exit_code=status.code,
         error=status.reason,
         out_of_memory=status.out_of_memory,

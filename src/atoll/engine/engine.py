@@ -23,11 +23,13 @@ from atoll.engine.execs import Execs
 from atoll.engine.images import Images
 from atoll.engine.launch import RuntimeLauncher
 from atoll.engine.lock import engine_lock
-from atoll.engine.network import NetworkTable
+from atoll.engine.network import BRIDGE, NetworkTable
+from atoll.engine.networking import Networking
 from atoll.engine.networks import Networks
 from atoll.engine.pool import Pool
 from atoll.engine.record import ContainerRecord, RecordTable
 from atoll.engine.registry import Registry
+from atoll.engine.segments import Segments
 from atoll.engine.services import Services, Tasks
 from atoll.engine.sizing import default_size, vm_memory_mib
 from atoll.engine.stage import Stages
@@ -171,7 +173,7 @@ def _registries(paths: Paths, settings: Settings) -> Registries:
 async def open_engine(paths: Paths, settings: Settings) -> AsyncIterator[Engine]:
     """The engine of `paths`, its containers adopted; raises `Conflict` when another one has them, `Unavailable`."""
     async with AsyncExitStack() as stack:
-        for private in (paths.root, paths.content, paths.containers, paths.kernels, paths.run):
+        for private in (paths.root, paths.content, paths.containers, paths.kernels, paths.run, paths.networks):
             private.mkdir(mode=0o700, parents=True, exist_ok=True)
         stack.enter_context(engine_lock(paths.lock))
         database = Database(paths.database)
@@ -190,7 +192,9 @@ async def open_engine(paths: Paths, settings: Settings) -> AsyncIterator[Engine]
         accelerators = AcceleratorChoice(settings, paths.root / "accelerator.json", tasks)
         registry: Registry[Container] = Registry()
         events = EventBus()
-        vms = VmMaker(paths, settings, kernels, accelerators)
+        segments = Segments(paths.networks, tasks)
+        stack.push_async_callback(segments.close)
+        vms = VmMaker(paths, settings, kernels, accelerators, segments.directory_for_vms)
         admission = Admission(settings, lambda: promised_mib(registry, settings))
         stages = Stages(paths.templates / "rehearsal")
         templates = Templates(settings, TemplateStore(paths.templates), stages, tasks)
@@ -207,7 +211,8 @@ async def open_engine(paths: Paths, settings: Settings) -> AsyncIterator[Engine]
         )
         topology = Topology(NetworkTable(database), records, events, settings.network_pools)
         use = VolumeUse(volumes, records)
-        launcher = RuntimeLauncher(paths, settings, content, vms, templates, pool, spawner, use)
+        networking = Networking(topology, segments, tasks)
+        launcher = RuntimeLauncher(paths, settings, content, vms, templates, pool, spawner, use, topology.get)
         services = Services(
             paths=paths,
             settings=settings,
@@ -221,9 +226,11 @@ async def open_engine(paths: Paths, settings: Settings) -> AsyncIterator[Engine]
             timings=LastTimings(),
             volumes=volumes,
             topology=topology,
+            networking=networking,
             remove_files=lambda container_id: remove_files(paths, container_id),
         )
         await adopt_containers(services)
+        tasks.spawn(segments.open(topology.all(), topology.get(BRIDGE)), "start of networks")
         honour_policies(services)
         tasks.spawn(_tidy_up(templates, pool, content, admission), "tidying up")
         yield Engine(
@@ -235,5 +242,5 @@ async def open_engine(paths: Paths, settings: Settings) -> AsyncIterator[Engine]
             kernels=kernels,
             accelerators=accelerators,
             execs=Execs(tasks),
-            networks=Networks(topology, registry),
+            networks=Networks(topology, segments, networking, registry),
         )

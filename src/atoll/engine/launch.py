@@ -7,6 +7,7 @@ from contextlib import suppress
 from msgspec import structs
 
 from atoll.engine.bundle import WRITABLE, read_exit, write_spec
+from atoll.engine.guest_networks import GetNetwork, host_gateway, interfaces, resolvers
 from atoll.engine.pool import Pool
 from atoll.engine.record import ContainerRecord
 from atoll.engine.sizing import vm_size
@@ -38,6 +39,7 @@ class RuntimeLauncher:
         pool: Pool,
         spawner: Spawner,
         volume_use: VolumeUse,
+        network_of: GetNetwork,
     ) -> None:
         self._paths = paths
         self._settings = settings
@@ -47,6 +49,7 @@ class RuntimeLauncher:
         self._pool = pool
         self._spawner = spawner
         self._volume_use = volume_use
+        self._network_of = network_of
         self._used: dict[str, TemplateKey] = {}
 
     async def launch(self, record: ContainerRecord) -> RuntimeClient:
@@ -124,6 +127,9 @@ class RuntimeLauncher:
             volumes=disks.volumes,
             volume_mounts=disks.mounts,
             exports=self._volume_use.exports(record),
+            interfaces=interfaces(record, self._network_of),
+            resolvers=resolvers(record, self._network_of),
+            host_gateway=host_gateway(record, self._network_of),
             writable_disk=None if config.read_only else str(bundle / WRITABLE),
             log_max_bytes=config.log_max_bytes or settings.log_max_mib << 20,
             log_max_files=config.log_max_files or settings.log_max_files,

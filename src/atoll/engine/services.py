@@ -19,6 +19,7 @@ from atoll.settings import Settings
 if TYPE_CHECKING:
     from atoll.engine.ahead import Ahead
     from atoll.engine.container import Container
+    from atoll.engine.networking import Networking
     from atoll.engine.registry import Registry
 
 log = logging.getLogger("atoll.engine")
@@ -51,7 +52,8 @@ class Tasks:
     def begin(self, work: Coroutine[object, object, T], what: str) -> asyncio.Future[T]:
         """Run `work` in the background; the future has its result, and is cancelled alone."""
         answer: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self._own(_answering(work, answer), what)
+        task = self._own(_answering(work, answer), what)
+        task.add_done_callback(lambda _: work.close())
         return answer
 
     def _own(self, work: Coroutine[object, object, None], what: str) -> asyncio.Task[None]:
@@ -102,4 +104,5 @@ class Services:
     timings: LastTimings
     volumes: Volumes
     topology: Topology
+    networking: "Networking"
     remove_files: Callable[[str], Coroutine[object, object, None]]

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from collections.abc import Awaitable, Callable
 
 from atoll.engine.accelerators import AcceleratorChoice
 from atoll.engine.sizing import VmSize
@@ -18,11 +19,20 @@ _TEMPLATE_UID = 1 << 21
 class VmMaker:
     """Describes VMs; what it describes changes with the kernel in use and the program that is QEMU."""
 
-    def __init__(self, paths: Paths, settings: Settings, kernels: KernelStore, accelerators: AcceleratorChoice) -> None:
+    def __init__(
+        self,
+        paths: Paths,
+        settings: Settings,
+        kernels: KernelStore,
+        accelerators: AcceleratorChoice,
+        keeper: Callable[[], Awaitable[str]],
+    ) -> None:
+        """`keeper` says where VMs find the keeper of networks, "" for nowhere."""
         self._paths = paths
         self._settings = settings
         self._kernels = kernels
         self._accelerators = accelerators
+        self._keeper = keeper
 
     async def make(self, size: VmSize) -> tuple[Kernel, VmSpec]:
         """The kernel, and a VM that is nobody's yet; raises `Unavailable` without QEMU or a kernel."""
@@ -40,6 +50,7 @@ class VmMaker:
             # Nobody's: that of a container or a spare takes its place. A template is built under it.
             vm_uid=self._settings.vm_uid_first + _TEMPLATE_UID if os.geteuid() == 0 else None,
             run_dir="",
+            keeper=await self._keeper(),
         )
 
     def qemu(self) -> str:

@@ -43,12 +43,16 @@ class Network(Struct, frozen=True, kw_only=True):
 
 
 class PortBinding(Struct, frozen=True, kw_only=True):
-    """A port of the container on the host; `host_ip` "" is every address of the host, `host_port` 0 a free one."""
+    """A port of the container on the host; `host_ip` "" is every address of the host, `host_port` 0 a free one.
+
+    With `host_port_last` it is the first from `host_port` to that one which is free.
+    """
 
     container_port: int
     protocol: Protocol = "tcp"
     host_ip: str = ""
     host_port: int = 0
+    host_port_last: int = 0
 
 
 class Egress(Struct, frozen=True, kw_only=True):

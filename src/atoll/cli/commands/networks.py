@@ -212,5 +212,13 @@ def _row(network: "Network", *, truncate: bool) -> dict[str, str]:
         "IPv6": str(network.get("EnableIPv6", False)).lower(),
         "Internal": str(network.get("Internal", False)).lower(),
         "Labels": ",".join(f"{key}={value}" for key, value in sorted(labels.items())),
-        "CreatedAt": network.get("Created", ""),
+        "CreatedAt": _moment(network.get("Created", "")),
     }
+
+
+def _moment(text: str) -> str:
+    """RFC 3339 in UTC as Go writes a time."""
+    date, _, rest = text.removesuffix("Z").partition("T")
+    seconds, _, fraction = rest.partition(".")
+    fraction = fraction.rstrip("0")
+    return f"{date} {seconds}{fraction and '.'}{fraction} +0000 UTC"

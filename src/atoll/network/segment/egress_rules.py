@@ -109,7 +109,7 @@ def added(endpoint: Endpoint, spec: SegmentSpec) -> str:
             lines.append(f"add set {TABLE} learnt{family}_{short} {{ {options} }}")
         lines.append(f"add chain {TABLE} only_{short}")
         for rule in (
-            *(_allowed(Destination.parse(entry)) for entry in endpoint.egress.allow),
+            *(_allowed(Destination.parse(entry), spec) for entry in endpoint.egress.allow),
             *_each("{ip} daddr @learnt{n}_" + short + " goto pass"),
             "goto refuse",
         ):
@@ -163,10 +163,14 @@ def _blocked(spec: SegmentSpec) -> tuple[str, ...]:
     return (*metadata, *(() if spec.to_host else spec.host_addresses))
 
 
-def _allowed(destination: Destination) -> str:
+def _allowed(destination: Destination, spec: SegmentSpec) -> str:
     family = "ip" if destination.network.version == 4 else "ip6"
-    port = f" meta l4proto {{ tcp, udp }} th dport {destination.port}" if destination.port else ""
-    return f"{family} daddr {destination.network}{port} goto pass"
+    # The gateway is somewhere else by now where it is the host: a list says what a program connects to.
+    address, port = (
+        (f"ct original {family} daddr", "ct original proto-dst") if spec.to_host else (f"{family} daddr", "th dport")
+    )
+    ports = f" meta l4proto {{ tcp, udp }} {port} {destination.port}" if destination.port else ""
+    return f"{address} {destination.network}{ports} goto pass"
 
 
 def _addresses(endpoint: Endpoint) -> list[tuple[str, str]]:

@@ -129,26 +129,26 @@ class Ports:
     async def _open(self, endpoint: Endpoint, binding: PortBinding) -> _Opened:
         """Listeners for a binding, all with the same port."""
         addresses = (binding.host_ip,) if binding.host_ip else _EVERYWHERE
-        attempts = 1 if binding.host_port or len(addresses) == 1 else _RANDOM_ATTEMPTS
-        for attempt in range(attempts):
+        candidates = _candidates(binding, len(addresses))
+        for number, port in enumerate(candidates, 1):
             try:
-                sockets = await self._bind(addresses, binding)
+                sockets = await self._bind(addresses, binding.protocol, port)
             except AtollError as error:
-                if isinstance(error, Conflict) and attempt + 1 < attempts:
+                if isinstance(error, Conflict) and number < len(candidates):
                     continue
                 name = f"{endpoint.names[0]} ({endpoint.id[:12]})" if endpoint.names else endpoint.id[:12]
                 words = f"driver failed programming external connectivity on endpoint {name}: {error}"
                 raise type(error)(words) from error
             bound = tuple(
-                replace(binding, host_ip=sock.getsockname()[0], host_port=sock.getsockname()[1]) for sock in sockets
+                replace(binding, host_ip=sock.getsockname()[0], host_port=sock.getsockname()[1], host_port_last=0)
+                for sock in sockets
             )
             return _Opened(binding, bound, sockets)
-        raise AssertionError("an attempt returns or raises")
+        raise AssertionError("the last attempt returns or raises")
 
-    async def _bind(self, addresses: Sequence[str], binding: PortBinding) -> tuple[socket.socket, ...]:
-        make = self._outlet.listen if binding.protocol == "tcp" else self._outlet.bind
+    async def _bind(self, addresses: Sequence[str], protocol: Protocol, port: int) -> tuple[socket.socket, ...]:
+        make = self._outlet.listen if protocol == "tcp" else self._outlet.bind
         sockets: list[socket.socket] = []
-        port = binding.host_port
         try:
             for address in addresses:
                 try:
@@ -165,6 +165,13 @@ class Ports:
                 sock.close()
             raise
         return tuple(sockets)
+
+
+def _candidates(binding: PortBinding, addresses: int) -> Sequence[int]:
+    """The ports of the host to try, in order; a free one of the first address may be taken at the second."""
+    if binding.host_port:
+        return range(binding.host_port, max(binding.host_port, binding.host_port_last) + 1)
+    return (0,) * (_RANDOM_ATTEMPTS if addresses > 1 else 1)
 
 
 def _stop(gone: Sequence[_Opened]) -> None:

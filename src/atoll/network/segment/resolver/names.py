@@ -28,14 +28,15 @@ class Names:
         if self._domain is None and spec.domain:
             raise InvalidRequest(f"'{spec.domain}' is no domain for the names of a network")
         self._endpoints: dict[str, Endpoint] = {}
-        self._clients: dict[Address, Endpoint] = {}
+        # By addresses as the kernel writes them.
+        self._clients: dict[str, Endpoint] = {}
         self._holders: dict[str, dict[str, Endpoint]] = {}
 
     def put(self, endpoint: Endpoint) -> None:
         """Add an endpoint, or change it."""
         self.remove(endpoint.id)
         self._endpoints[endpoint.id] = endpoint
-        self._clients |= dict.fromkeys(_addresses(endpoint), endpoint)
+        self._clients |= dict.fromkeys(map(str, _addresses(endpoint)), endpoint)
         for key in _keys(endpoint):
             self._holders.setdefault(key, {})[endpoint.id] = endpoint
 
@@ -43,7 +44,7 @@ class Names:
         """Forget an endpoint."""
         if (endpoint := self._endpoints.pop(endpoint_id, None)) is None:
             return
-        for address in _addresses(endpoint):
+        for address in map(str, _addresses(endpoint)):
             if self._clients.get(address) is endpoint:
                 del self._clients[address]
         for key in _keys(endpoint):
@@ -56,7 +57,7 @@ class Names:
 
     def client(self, address: str) -> Endpoint | None:
         """The endpoint that asks from this source address."""
-        return self._clients.get(ip_address(address.partition("%")[0]))
+        return self._clients.get(address)
 
     def addresses(self, name: dns.name.Name, client: Endpoint) -> list[Address] | None:
         """The addresses of a name that the client may know; None if there is none of that name."""
@@ -76,7 +77,7 @@ class Names:
         """The name of who is at an address, `2.0.83.10.in-addr.arpa`, if the client may know it."""
         if (address := _turned_round(name)) is None:
             return None
-        if (endpoint := self._clients.get(address)) is not None:
+        if (endpoint := self._clients.get(str(address))) is not None:
             found = _name(endpoint.names[0]) if endpoint.names else None
             found = found or dns.name.from_text(endpoint.id[:12])
             return found if self._domain is None else found.relativize(dns.name.root) + self._domain

@@ -37,8 +37,8 @@ _OF_HOSTS = frozenset(
     dns.rdatatype.from_text(kind) for kind in ("A", "AAAA", "ANY", "CNAME", "HTTPS", "SVCB", "MX", "SRV", "TXT")
 )
 
-# What an egress policy forbids.
-_FORBIDDEN = dns.rcode.REFUSED
+# What an egress policy forbids: musl waits for a better answer than REFUSED until it gives up.
+_FORBIDDEN = dns.rcode.NXDOMAIN
 
 
 class Resolver:

@@ -1,0 +1,287 @@
+"""What a container's start, life and end mean on its networks: endpoints on segments, and names for its neighbours.
+
+A container *joins* its networks while its VM is launched (ports are bound then, so that a start fails before anything
+has run), is *plugged* in when its VM's taps are known, and *leaves* at its end.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Collection, Iterable, Sequence
+from contextlib import asynccontextmanager
+from typing import TypeVar
+
+from msgspec.structs import replace
+
+from atoll.engine.guest_networks import (
+    host_gateway,
+    interface_name,
+    interfaces,
+    resolvers,
+    wanted_ports,
+    way_out,
+)
+from atoll.engine.record import ContainerRecord
+from atoll.engine.runtimes import Runtime
+from atoll.engine.segment import Segment
+from atoll.engine.segments import Segments
+from atoll.engine.services import Tasks
+from atoll.engine.topology import Topology
+from atoll.errors import AtollError, Conflict, Unavailable
+from atoll.guest.identity_files import network_files
+from atoll.model.network import Attachment, Counters, Endpoint, PortBinding
+from atoll.model.runtime import RuntimeState
+
+log = logging.getLogger("atoll.engine")
+
+T = TypeVar("T")
+
+_SHORT_ID = 12
+
+
+class Networking:
+    """The endpoints of all containers that run, or are about to."""
+
+    def __init__(self, topology: Topology, segments: Segments, tasks: Tasks) -> None:
+        self._topology = topology
+        self._segments = segments
+        self._tasks = tasks
+        self._joined: dict[str, ContainerRecord] = {}
+
+    @asynccontextmanager
+    async def joining(self, record: ContainerRecord) -> AsyncIterator[Awaitable[tuple[PortBinding, ...]]]:
+        """A container joins its networks while the block launches its VM, and leaves them when the block fails.
+
+        What is awaited in the block are its ports with those of the host, when it is on all its networks. That raises
+        `Conflict` when a port is taken, `Unavailable` when there can be no network.
+        """
+        joining = asyncio.ensure_future(self._join(record))
+        try:
+            yield joining
+        except BaseException:
+            await _call_off(joining)
+            await self.leave(record)
+            raise
+
+    async def _join(self, record: ContainerRecord) -> tuple[PortBinding, ...]:
+        self._joined[record.id] = record
+        ports = await self._put(record, record.attachments)
+        self._publish("connect", record, record.attachments)
+        self._tell_neighbours(record, record.attachments)
+        return ports
+
+    async def start(self, record: ContainerRecord, runtime: Runtime) -> RuntimeState:
+        """Start a container that has joined its networks, and meanwhile connect its VM's network devices to them."""
+        if not record.attachments:
+            return await runtime.start()
+        taps = (await runtime.state()).taps
+        plugging = asyncio.ensure_future(self._plug(record, record.attachments, taps))
+        try:
+            started = await runtime.start()
+        except BaseException:
+            await _call_off(plugging)
+            raise
+        try:
+            await plugging
+        except BaseException:
+            runtime.kill()
+            raise
+        return started
+
+    async def leave(self, record: ContainerRecord) -> None:
+        """Take a container off its networks, if it has joined them; what cannot be is logged."""
+        joined = self._joined.pop(record.id, None)
+        if joined is not None:
+            await self._remove(joined, joined.attachments)
+            self._publish("disconnect", joined, joined.attachments)
+            self._tell_neighbours(joined, joined.attachments)
+
+    async def rename(self, record: ContainerRecord) -> None:
+        """A container that may run is called otherwise now."""
+        if record.id in self._joined:
+            await self._change(record)
+
+    async def rewire(self, record: ContainerRecord, runtime: Runtime) -> tuple[PortBinding, ...]:
+        """Have a container that runs on the networks of its record, no longer on those it was on before; its ports.
+
+        Raises as `joining`, and what the guest says; it is where it was then.
+        """
+        before = self._joined.get(record.id)
+        if before is None:
+            raise Conflict(f"container {record.id} is not running")
+        taps = (await runtime.state()).taps
+        ports = await self._change(record)
+        try:
+            new = [attachment for attachment in record.attachments if attachment not in before.attachments]
+            await self._plug(record, new, taps)
+            await self._tell_guest(before, record, runtime)
+        except BaseException:
+            if record.id in self._joined:
+                await self._change(replace(before, published=record.published))
+                stay = [attachment for attachment in before.attachments if attachment not in record.attachments]
+                await self._plug(before, stay, taps)
+            raise
+        return ports
+
+    async def _change(self, record: ContainerRecord) -> tuple[PortBinding, ...]:
+        """Put the record that is now in the place of the one that had joined; nothing has changed when it raises."""
+        before = self._joined[record.id]
+        gone = [attachment for attachment in before.attachments if attachment not in record.attachments]
+        new = [attachment for attachment in record.attachments if attachment not in before.attachments]
+        stay = [attachment for attachment in record.attachments if attachment not in new]
+        self._joined[record.id] = record
+        try:
+            await self._remove(before, gone)
+            # Ports may move from a network that stays to a new one.
+            ports = await self._put(record, stay)
+            ports += await self._put(record, new)
+        except BaseException:
+            if record.id in self._joined:
+                self._joined[record.id] = before
+                await self._remove(record, new)
+                await self._put(replace(before, published=record.published), before.attachments)
+            raise
+        self._publish("disconnect", before, gone)
+        self._publish("connect", record, new)
+        self._tell_neighbours(record, (*record.attachments, *gone))
+        return ports
+
+    async def _plug(self, record: ContainerRecord, attachments: Iterable[Attachment], taps: Sequence[str]) -> None:
+        wanted = list(attachments)
+        if wanted and not taps:
+            raise Unavailable(
+                f"the VM of container {record.name} has no network devices: see 'atoll system status' for the reason, "
+                "or use --network none"
+            )
+        plugs = (self._segment(attachment).plug(record.id, taps[attachment.slot]) for attachment in wanted)
+        _raise_first(await asyncio.gather(*plugs, return_exceptions=True))
+
+    async def _tell_guest(self, before: ContainerRecord, record: ContainerRecord, runtime: Runtime) -> None:
+        """Interfaces that are gone, or have other routes now, are taken away; those that are new or so, given."""
+        network_of = self._topology.get
+        old = {interface.pci: interface for interface in interfaces(before, network_of)}
+        new = {interface.pci: interface for interface in interfaces(record, network_of)}
+        files = network_files(
+            record.config, tuple(new.values()), resolvers(record, network_of), host_gateway(record, network_of)
+        )
+        for pci, interface in old.items():
+            if new.get(pci) != interface:
+                await runtime.disconnect_network(pci, files)
+        for pci, interface in new.items():
+            if old.get(pci) != interface:
+                await runtime.connect_network(interface, files)
+
+    def adopt(self, record: ContainerRecord, taps: Sequence[str]) -> None:
+        """A container runs that an earlier engine has started: its segments are told of it when they are there."""
+        self._joined[record.id] = record
+        for attachment in record.attachments:
+            tap = taps[attachment.slot] if taps else ""
+            self._segment(attachment).expect(replace(self._endpoint(record, attachment), tap=tap))
+
+    def all_adopted(self) -> None:
+        """Everybody is known: those on several networks learn the names of their neighbours there."""
+        for record in self._joined.values():
+            for attachment in record.attachments if len(record.attachments) > 1 else ():
+                segment = self._segment(attachment)
+                known = segment.endpoints[record.id]
+                segment.expect(replace(known, foreign_names=self._foreign_names(record, attachment)))
+
+    async def counters(self, record: ContainerRecord) -> dict[str, Counters]:
+        """What went over each interface of a container that runs, by its name in the guest."""
+        attachments = record.attachments if record.id in self._joined else ()
+        all_counters = await asyncio.gather(*(self._segment(attachment).counters() for attachment in attachments))
+        return {
+            interface_name(attachment): counters[record.id]
+            for attachment, counters in zip(attachments, all_counters, strict=True)
+            if record.id in counters
+        }
+
+    # --- endpoints
+
+    def _segment(self, attachment: Attachment) -> Segment:
+        return self._segments.of(self._topology.get(attachment.network_id))
+
+    def _endpoint(self, record: ContainerRecord, attachment: Attachment) -> Endpoint:
+        ports = record.published or wanted_ports(record.config)
+        return Endpoint(
+            id=record.id,
+            mac=attachment.mac,
+            ipv4=attachment.ipv4,
+            ipv6=attachment.ipv6,
+            names=_names(record, attachment),
+            foreign_names=self._foreign_names(record, attachment),
+            ports=ports if attachment == way_out(record, self._topology.get) else (),
+            egress=record.config.egress,
+        )
+
+    async def _put(self, record: ContainerRecord, attachments: Iterable[Attachment]) -> tuple[PortBinding, ...]:
+        puts = (self._segment(attachment).put(self._endpoint(record, attachment)) for attachment in attachments)
+        bound = await asyncio.gather(*puts, return_exceptions=True)
+        _raise_first(bound)
+        return tuple(port for ports in bound if not isinstance(ports, BaseException) for port in ports)
+
+    async def _remove(self, record: ContainerRecord, attachments: Iterable[Attachment]) -> None:
+        ends = (self._segment(attachment).remove(record.id) for attachment in attachments)
+        for end in await asyncio.gather(*ends, return_exceptions=True):
+            if isinstance(end, AtollError):
+                log.warning("container %s could not leave a network as it should: %s", record.name, end)
+            elif isinstance(end, BaseException):
+                raise end
+
+    def _publish(self, action: str, record: ContainerRecord, attachments: Iterable[Attachment]) -> None:
+        for attachment in attachments:
+            self._topology.publish(action, self._topology.get(attachment.network_id), container=record.id)
+
+    # --- names
+
+    def _foreign_names(self, record: ContainerRecord, here: Attachment) -> dict[str, tuple[str, ...]]:
+        """Who is called what on the container's other networks: only it may look that up here."""
+        names: dict[str, tuple[str, ...]] = {}
+        for attachment in record.attachments:
+            if attachment != here:
+                for endpoint in self._segment(attachment).endpoints.values():
+                    if endpoint.id != record.id:
+                        addresses = tuple(address for address in (endpoint.ipv4, endpoint.ipv6) if address)
+                        for name in endpoint.names:
+                            names[name] = (*names.get(name, ()), *addresses)
+        return names
+
+    def _tell_neighbours(self, record: ContainerRecord, attachments: Collection[Attachment]) -> None:
+        """Those who are on several networks, one of them the container's, may call it by other names now."""
+        shared = {attachment.network_id for attachment in attachments}
+        for other in self._joined.values():
+            is_neighbour = any(attachment.network_id in shared for attachment in other.attachments)
+            if other.id != record.id and len(other.attachments) > 1 and is_neighbour:
+                self._tasks.spawn(self._update_names(other.id), f"update of names for container {other.name}")
+
+    async def _update_names(self, container_id: str) -> None:
+        record = self._joined.get(container_id)
+        if record is None:
+            return
+        for attachment in record.attachments:
+            segment = self._segment(attachment)
+            known = segment.endpoints.get(container_id)
+            if known is None or record is not self._joined.get(container_id):
+                return
+            names = self._foreign_names(record, attachment)
+            if names != known.foreign_names:
+                await segment.put(replace(known, foreign_names=names))
+
+
+def _names(record: ContainerRecord, attachment: Attachment) -> tuple[str, ...]:
+    """What others on the network call the container; Docker's names, and the whole id."""
+    names = (record.name, *attachment.aliases, record.id[:_SHORT_ID], record.config.hostname, record.id)
+    return tuple(dict.fromkeys(name for name in names if name))
+
+
+async def _call_off(work: "asyncio.Future[T]") -> None:
+    """Cancel work whose outcome is of no interest any more, and wait for its end."""
+    work.cancel()
+    await asyncio.wait([work])
+    if not work.cancelled():
+        work.exception()
+
+
+def _raise_first(results: Iterable[object]) -> None:
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result

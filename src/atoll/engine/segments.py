@@ -1,0 +1,182 @@
+"""The segments of all networks, and the keeper behind them (docs/networking.md).
+
+They are processes that outlive the engine as runtimes do: the next engine connects to those that are there, and ends
+those that no network needs.
+"""
+
+import asyncio
+import logging
+import os
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from pathlib import Path
+from time import monotonic
+from typing import Protocol
+
+from atoll.engine.segment import Link, Segment, StartLink
+from atoll.engine.services import Tasks
+from atoll.errors import AtollError
+from atoll.model.network import Network, SegmentSpec
+from atoll.network.client import SegmentClient, start_segment
+from atoll.network.keeper_client import Tap, start_keeper
+from atoll.network.uplinks import choose_uplink, host_addresses, host_resolvers
+
+log = logging.getLogger("atoll.engine")
+
+_TRY_AGAIN_S = 10.0
+
+
+class Keeper(Protocol):
+    """A connection to the keeper (`atoll.network.keeper_client`)."""
+
+    async def taps(self, count: int) -> list[Tap]:
+        """New taps; raises `Unavailable`."""
+
+    async def forget(self, network_id: str) -> None:
+        """Let the network's namespace go."""
+
+    async def close(self) -> None:
+        """Hang up."""
+
+
+StartKeeper = Callable[[Path], Coroutine[object, object, Keeper]]
+
+
+def describe(network: Network) -> SegmentSpec:
+    """What a network's segment is to be on this host, now; raises `Unavailable` when it cannot lead out."""
+    return SegmentSpec(
+        network=network,
+        uplink=choose_uplink(network),
+        resolvers=host_resolvers(),
+        host_addresses=host_addresses(),
+        to_host=network.driver == "host",
+    )
+
+
+class Segments:
+    """The segments of the networks of one engine; keeper and segments listen in `directory`."""
+
+    def __init__(
+        self,
+        directory: Path,
+        tasks: Tasks,
+        start: StartLink = start_segment,
+        start_keeper: StartKeeper = start_keeper,
+        describe: Callable[[Network], SegmentSpec] = describe,
+    ) -> None:
+        self.directory = directory
+        self._tasks = tasks
+        self._start = start
+        self._start_keeper = start_keeper
+        self._describe = describe
+        self._segments: dict[str, Segment] = {}
+        self._keeper: asyncio.Future[Keeper] | None = None
+        self._tried_s = 0.0
+
+    def of(self, network: Network) -> Segment:
+        """A network's segment, whether it has been started or not."""
+        if network.id not in self._segments:
+            self._segments[network.id] = Segment(
+                network, lambda: self._start_link(network.id), self._describe, self._tasks
+            )
+        return self._segments[network.id]
+
+    async def keeper(self) -> Keeper:
+        """The keeper, started if need be; raises `Unavailable` with the reason and what to do about it."""
+        if self._keeper is not None and self._keeper.done() and await self._is_to_be_replaced(self._keeper.result):
+            self._keeper = None
+        if self._keeper is None:
+            self._keeper = self._tasks.begin(self._open_keeper(), "start of the keeper of networks")
+            self._tried_s = monotonic()
+        return await asyncio.shield(self._keeper)
+
+    async def _is_to_be_replaced(self, keeper: Callable[[], Keeper]) -> bool:
+        """Whether the keeper has ended, or could not be started a while ago."""
+        try:
+            answering = keeper()
+        except AtollError:
+            return monotonic() - self._tried_s > _TRY_AGAIN_S
+        try:
+            await answering.taps(0)
+        except AtollError:
+            log.warning("the keeper of networks is lost: starting it again")
+            return True
+        return False
+
+    async def directory_for_vms(self) -> str:
+        """Where VMs find the keeper (`VmSpec.keeper`); "" when they have to do without."""
+        try:
+            await self.keeper()
+        except AtollError:
+            return ""
+        return str(self.directory)
+
+    async def problem(self) -> str:
+        """Why containers can be on no network here, in one sentence; "" when they can."""
+        try:
+            await self.keeper()
+        except AtollError as error:
+            return f"containers cannot be on a network: {error}; without one they run with --network none"
+        return ""
+
+    async def _open_keeper(self) -> Keeper:
+        keeper = await self._start_keeper(self.directory)
+        try:
+            # Whether it can make any is only known from one.
+            for tap in await keeper.taps(1):
+                os.close(tap.fd)
+        except BaseException:
+            await keeper.close()
+            raise
+        return keeper
+
+    async def _start_link(self, network_id: str) -> Link:
+        await self.keeper()
+        return await self._start(self.directory, network_id)
+
+    async def open(self, networks: list[Network], first: Network) -> None:
+        """Connect to the segments that there are, end those of no network, and have `first` ready before it is needed.
+
+        Those with endpoints (`Segment.expect`) are started if they are not there.
+        """
+        try:
+            await self.keeper()
+        except AtollError as error:
+            log.warning("containers can be on no network: %s", error)
+            return
+        known = {network.id[:12] for network in networks}
+        for socket in self.directory.glob("*.sock"):
+            if socket.stem not in (*known, "keeper"):
+                await self._end_stray(socket)
+        for network in networks:
+            if network == first or self.of(network).endpoints:
+                self._tasks.spawn(self._warm_up(network), f"start of network {network.name}")
+
+    async def _warm_up(self, network: Network) -> None:
+        try:
+            await self.of(network).link()
+        except AtollError as error:
+            log.warning("network %s cannot be started: %s", network.name, error)
+
+    async def _end_stray(self, socket: Path) -> None:
+        log.info("ending the segment that listens at %s, which belongs to no network", socket)
+        with suppress(AtollError, TimeoutError):
+            link = await SegmentClient.connect(self.directory, socket.stem)
+            await link.stop()
+        socket.unlink(missing_ok=True)  # noqa: ASYNC240  # one system call
+
+    async def end(self, network: Network) -> None:
+        """End the segment of a network that is no more."""
+        # First its namespace: a segment that is left over is found by its socket.
+        with suppress(AtollError):
+            await (await self.keeper()).forget(network.id)
+        if (segment := self._segments.pop(network.id, None)) is not None:
+            await segment.end()
+
+    async def close(self) -> None:
+        """The engine ends: hang up. What VMs use goes on, the rest ends by itself."""
+        for segment in self._segments.values():
+            await segment.close()
+        if self._keeper is not None and self._keeper.done() and not self._keeper.cancelled():
+            with suppress(AtollError):
+                await self._keeper.result().close()
