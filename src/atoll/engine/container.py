@@ -138,6 +138,7 @@ class Container:
     async def _run(self, runtime: Runtime, joining: Awaitable[tuple[PortBinding, ...]]) -> RuntimeState:
         """Start the first process; the runtime is let go when that fails."""
         self._runtime = runtime
+        is_asked = False
         try:
             if self._is_being_removed:
                 raise Conflict(f"container {self.name} was removed while it started")
@@ -145,11 +146,13 @@ class Container:
                 await attachment.open(runtime)
             self._attachments.clear()
             self._change(published=await joining)
+            is_asked = True
             return await self._services.networking.start(self.record, runtime)
         except BaseException as error:
             self._runtime = None
             self._vm_is_gone.clear()
-            if not isinstance(error, AtollError):
+            # A runtime that was asked, and has said why it cannot, ends by itself.
+            if not is_asked or not isinstance(error, AtollError):
                 runtime.kill()
             self._services.tasks.spawn(self._let_go(runtime), f"end of the runtime of container {self.name}")
             raise

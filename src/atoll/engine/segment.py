@@ -80,23 +80,15 @@ class Segment:
 
     @property
     def endpoints(self) -> dict[str, Endpoint]:
-        """What is on it, or is about to be, by the container's id."""
+        """What is on it, by the container's id."""
         return self._endpoints
 
     async def put(self, endpoint: Endpoint) -> tuple[PortBinding, ...]:
         """Add or change an endpoint; its ports with the host's. Raises `Conflict` when one of those is taken."""
+        ports = await self._put(endpoint)
         known = self._endpoints.get(endpoint.id)
-        if known is not None and not endpoint.tap:
-            endpoint = replace(endpoint, tap=known.tap)
-        self._endpoints[endpoint.id] = endpoint
-        try:
-            ports = await self._put(endpoint)
-        except BaseException:
-            if self._endpoints.get(endpoint.id) is endpoint:
-                self._note(endpoint.id, known)
-            raise
-        if self._endpoints.get(endpoint.id) is endpoint:
-            self._endpoints[endpoint.id] = replace(endpoint, ports=ports)
+        tap = endpoint.tap or (known.tap if known is not None else "")
+        self._endpoints[endpoint.id] = replace(endpoint, ports=ports, tap=tap)
         return ports
 
     async def _put(self, endpoint: Endpoint) -> tuple[PortBinding, ...]:
@@ -117,11 +109,11 @@ class Segment:
             await (await self.link()).plug(endpoint_id, tap)
 
     async def remove(self, endpoint_id: str) -> None:
-        """Forget an endpoint, if there is such a one."""
-        if self._endpoints.pop(endpoint_id, None) is None or self._link is None:
-            return
-        with suppress(AgentFailed):  # whatever comes after it is told of the others alone
-            await (await asyncio.shield(self._link)).remove(endpoint_id)
+        """Forget an endpoint, if there is such a one, also one whose `put` was called off."""
+        self._endpoints.pop(endpoint_id, None)
+        if self._link is not None:
+            with suppress(AgentFailed):  # whatever comes after it is told of the others alone
+                await (await asyncio.shield(self._link)).remove(endpoint_id)
 
     def expect(self, endpoint: Endpoint) -> None:
         """An endpoint that an earlier engine put: the segment is told when it is connected to."""
@@ -207,12 +199,6 @@ class Segment:
                 log.warning("network %s is down: %s", self._network.name, error)
             await asyncio.sleep(delay_s)
             delay_s = min(2 * delay_s, _LONGEST_DELAY_S)
-
-    def _note(self, endpoint_id: str, known: Endpoint | None) -> None:
-        if known is None:
-            self._endpoints.pop(endpoint_id, None)
-        else:
-            self._endpoints[endpoint_id] = known
 
 
 def _is_good(link: "asyncio.Future[Link]") -> bool:
