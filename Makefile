@@ -19,10 +19,18 @@ help: ## List these targets
 demo: demo-packages .venv/runtime-installed .venv/compiled $(programs) ## Install what is missing, build, and run a Debian container in a VM of its own
 	@scripts/demo
 
+# Downloads wait for others, compilers for each other: several things at once, and what each has to say at its end.
+# The environment is whole before `lint` looks at it.
 .PHONY: test
-test: test-packages .venv/test-installed .venv/compiled $(programs) lint test-images ## Install what is missing, lint, and run every test
+test: test-packages ## Install what is missing, lint, and run every test
+	@$(MAKE) --no-print-directory --jobs 3 --output-sync .venv/test-installed $(programs) test-images
+	@$(MAKE) --no-print-directory --jobs 2 --output-sync .venv/compiled lint test-programs
+	@# Much of the time a test waits for a guest: two at once, each worker with an engine of its own.
+	$(bin)/pytest --numprocesses 2 --dist worksteal
+
+.PHONY: test-programs
+test-programs:
 	scripts/cargo test --workspace --locked --quiet
-	$(bin)/pytest
 
 .PHONY: lint
 lint: test-packages .venv/test-installed ## Check formatting, types, the dependency direction, dead code, scripts and links
@@ -77,9 +85,11 @@ $(programs) &: $(program_sources)
 
 # What the integration tests run, fetched before the first of them starts its clock.
 .PHONY: test-images
-test-images: build/debian-bookworm.tar build/postgresql-bookworm.tar build/kernel-cache
+test-images: build/debian-bookworm.tar build/nginx-bookworm.tar build/postgresql-bookworm.tar build/kernel-cache
 build/debian-bookworm.tar:
 	@scripts/make-debian-image $@
+build/nginx-bookworm.tar:
+	@scripts/make-debian-image $@ nginx-light
 build/postgresql-bookworm.tar:
 	@scripts/make-debian-image $@ postgresql
 build/kernel-cache:

@@ -1,11 +1,15 @@
 """What tests of networks do with an engine: an image to probe with, a container's addresses, clearing up."""
 
+import asyncio
+import json
 from pathlib import Path
 from typing import NamedTuple
 
+from atoll.network.client import SegmentClient
 from harness.container import Container
 from harness.engine import EngineUnderTest
 from harness.images import BUSYBOX_CHANGES, build_probe, probe_root
+from harness.process import Process
 
 PROBE = "probe:1"
 
@@ -48,3 +52,22 @@ def remove_all(engine: EngineUnderTest) -> None:
     if names := engine.atoll.ok("ps", "-aq").split():
         engine.atoll.ok("rm", "-f", *names)
     engine.atoll.ok("network", "prune", "-f")
+
+
+def forged_frames(engine: EngineUnderTest, container: Container, network: str) -> int:
+    """How many frames of a container its network has dropped for bearing what is not its own."""
+    network_id = json.loads(engine.atoll.ok("network", "inspect", network))[0]["Id"]
+
+    async def ask() -> int:
+        segment = await SegmentClient.connect(engine.root / "run" / "net", network_id)
+        try:
+            return (await segment.counters())[container.id].forged
+        finally:
+            await segment.close()
+
+    return asyncio.run(ask())
+
+
+def segments(engine: EngineUnderTest) -> list[Process]:
+    """The processes of an engine's segments."""
+    return [process for process in engine.processes() if "atoll.network.segment" in str(process)]

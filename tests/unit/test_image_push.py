@@ -111,7 +111,11 @@ async def test_an_upload_whose_end_got_lost_is_not_sent_twice(
     assert sum(call.startswith("PATCH") for call in registry.calls) == 1
 
 
-@pytest.mark.parametrize("after", ["1", format_datetime(datetime.now(UTC) + timedelta(seconds=1), usegmt=True)])
+@pytest.mark.parametrize(
+    "after",
+    ["1", format_datetime(datetime.now(UTC) + timedelta(seconds=1), usegmt=True)],
+    ids=["seconds", "date"],
+)
 async def test_a_busy_registry_is_asked_again(
     store: ContentStore, registry: RudeRegistry, name: str, after: str
 ) -> None:
