@@ -5,6 +5,7 @@ All of it is done as whoever runs the test, and once more by a user without any 
 
 import asyncio
 import os
+import random
 import shutil
 import signal
 import struct
@@ -14,7 +15,7 @@ import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager, contextmanager
 from datetime import UTC, datetime
-from ipaddress import IPv6Address
+from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,7 @@ from harness.ethernet import (
     ipv4,
     ipv6,
     link_layer,
+    mac_bytes,
     syn,
     udp,
 )
@@ -318,6 +320,88 @@ async def test_what_is_forged_is_dropped_and_counted(lan: Lan) -> None:
     await c.receive_until(lambda data: b"still there" in data)
 
 
+def is_honest(data: bytes) -> bool:
+    """Whether a frame claims nothing but what A is; written without regard to how the filter does it."""
+    mac = mac_bytes(A.mac)
+    own6 = {IPv6Address(A.ipv6).packed, IPv6Address(A.link_local).packed}
+    kind, packet = data[12:14], data[14:]
+    if data[6:12] != mac:
+        return False
+    if kind == b"\x08\x06":
+        return packet[8:14] == mac and packet[14:18] == IPv4Address(A.ipv4).packed
+    if kind == b"\x08\x00":
+        return packet[12:16] == IPv4Address(A.ipv4).packed
+    if kind != b"\x86\xdd":
+        return False
+    source, message = packet[8:24], packet[40:]
+    if packet[6] == ICMPV6 and message[0] in (134, 137):
+        return False
+    if packet[6] == ICMPV6 and message[0] == 135:
+        end = 40 + int.from_bytes(packet[4:6])
+        asks = source in own6 and packet[64:end] in (b"", b"\x01\x01" + mac)
+        return asks or (source == bytes(16) and message[8:24] in own6)
+    if packet[6] == ICMPV6 and message[0] == 136:
+        end = 40 + int.from_bytes(packet[4:6])
+        return source in own6 and message[8:24] in own6 and packet[64:end] in (b"", b"\x02\x01" + mac)
+    return source in own6
+
+
+async def test_of_frames_damaged_at_random_only_honest_ones_arrive(lan: Lan) -> None:
+    a, b, c = lan.ports
+    group, group_mac = solicited(B.ipv6)
+    rules = random.Random(6)
+    models = [
+        *forgeries().values(),
+        honest(A, B),
+        honest6(A, B),
+        frame(A.mac, BROADCAST, ARP, arp(1, A.mac, A.ipv4, B.ipv4)),
+        frame(A.mac, group_mac, IPV6, discovery(135, A.ipv6, group, B.ipv6, link_layer(1, A.mac))),
+        frame(A.mac, B.mac, IPV6, discovery(136, A.ipv6, B.ipv6, A.ipv6, link_layer(2, A.mac))),
+    ]
+    arrived = 0
+    for _ in range(60):
+        sent = []
+        for _ in range(50):
+            damaged = bytearray(rules.choice(models))
+            for _ in range(rules.randint(0, 3)):
+                damaged[rules.randrange(len(damaged))] = rules.choice(
+                    (0, 1, 2, 58, 134, 135, 136, 137, 255, rules.randrange(256))
+                )
+            sent.append(
+                bytes(damaged[: rules.choice((len(damaged), len(damaged), rules.randrange(14, len(damaged) + 1)))])
+            )
+            a.send(sent[-1])
+        came = await lan.arriving(b, *sent, by=a)
+        arrived += len(came)
+        dishonest = [data.hex() for data in (*came, *c.drain()) if data in sent and not is_honest(data)]
+        assert dishonest == []
+    assert arrived > 100, "the test would show nothing"
+    assert await lan.forged() > 1000
+
+
+async def test_a_flood_leaves_the_others_alone(lan: Lan) -> None:
+    a, b, c = lan.ports
+    flood = [*forgeries().values(), honest(A, C), frame(A.mac, BROADCAST, ARP, arp(1, A.mac, A.ipv4, "203.0.113.77"))]
+
+    async def keep_flooding() -> None:
+        while True:
+            for data in flood:
+                a.send(data)
+            c.drain()
+            await asyncio.sleep(0)
+
+    flooding = asyncio.create_task(keep_flooding())
+    try:
+        for number in range(20):
+            ping = b"ping %d" % number
+            b.send(frame(B.mac, GATEWAY_MAC, IPV4, ipv4(B.ipv4, GATEWAY, ICMP, echo(ping))))
+            await b.receive_until(lambda data, ping=ping: ping in data)  # type: ignore[misc]
+    finally:
+        flooding.cancel()
+    c.drain()
+    assert await lan.arriving(c, honest(B, C), by=b)
+
+
 async def test_a_conversation_reaches_no_third(lan: Lan) -> None:
     a, b, c = lan.ports
     c.drain()
@@ -488,6 +572,23 @@ async def test_a_segment_ends_with_the_last_vm_when_there_is_no_engine(own_direc
     assert process.is_alive, "it is there for the VM's sake"
     os.close(tap.fd)
     await asyncio.to_thread(process.wait)
+
+
+async def test_vms_keep_their_network_when_the_keeper_is_killed(own_directory: Path) -> None:
+    async with make_lan(own_directory) as lan:
+        a, b, c = lan.ports
+        Process.of(lan.keeper.pid).kill(signal.SIGKILL)
+        assert await lan.arriving(b, honest(A, B), by=a)
+        await asyncio.sleep(0.2)
+        with pytest.raises(Unavailable, match="keeper of networks was killed"):
+            await lan.segment.plug("a", "at000000.0")
+        assert await lan.arriving(c, honest(A, C), by=a)
+        # With the last VM the segment goes, and the next one has all that it needs.
+        for endpoint in lan.endpoints:
+            await lan.segment.remove(endpoint.id)
+        async with asyncio.timeout(10):
+            await lan.segment.wait_closed()
+        lan.segment = await start_segment(own_directory, NETWORK_ID)
 
 
 async def test_many_ask_for_keeper_and_segment_at_once_and_get_the_same(own_directory: Path) -> None:

@@ -51,6 +51,9 @@ class FakePart:
     async def drop_strangers(self) -> None:
         return None
 
+    def has_tap(self, name: str) -> bool:
+        return bool(name)
+
     def forged(self) -> dict[str, int]:
         return {"reef": 3}
 
@@ -131,7 +134,8 @@ async def test_counters_are_those_of_devices_and_filter(segment: Segment) -> Non
 
 def test_a_tap_without_ipv6_sends_none() -> None:
     rules = ruleset.added(Endpoint(id="reef", mac=ENDPOINT.mac, ipv4="203.0.113.2", tap="at000001.0"))
-    assert "ip6" not in rules
+    assert "ip6 saddr { ::, fe80::5e:60ff:fe00:2 } drop" in rules
+    assert "goto packets6" not in rules
     assert 'add element bridge atoll taps { "at000001.0" : goto from-at000001.0 }' in rules
 
 

@@ -122,6 +122,11 @@ class Keeper:
         """Let the network's namespace go; it ends with the last process in it."""
         await self._ask(AskForget(network_id=network_id))
 
+    async def wait_closed(self) -> None:
+        """Wait until the keeper is gone; nothing can be asked meanwhile."""
+        async with self._turn:
+            await readable(self._sock)
+
     async def close(self) -> None:
         """Hang up."""
         self._sock.close()

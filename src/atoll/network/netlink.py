@@ -59,8 +59,8 @@ class Link(NamedTuple):
 class Netlink:
     """A socket into the network namespace that its maker was in. Used by one thread at a time."""
 
-    def __init__(self) -> None:
-        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE)
+    def __init__(self, protocol: int = socket.NETLINK_ROUTE) -> None:
+        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol)
         self._lock = Lock()
         self._sequence = 0
 
@@ -70,89 +70,91 @@ class Netlink:
 
     def links(self) -> dict[str, Link]:
         """All devices by name."""
-        dumped = self._dump(_GET_LINK, _LINK.pack(socket.AF_UNSPEC, 0, 0, 0, 0))
+        dumped = self.dump(_GET_LINK, _LINK.pack(socket.AF_UNSPEC, 0, 0, 0, 0))
         return {link.name: link for link in map(_parse_link, dumped)}
 
     def add_bridge(self, name: str, mac: str) -> None:
         """A bridge without spanning tree, which forwards at once and floods multicast; raises `FileExistsError`."""
         data = (
-            _u32(_BR_FORWARD_DELAY, 0) + _u32(_BR_STP, 0) + _attribute(_BR_MCAST_SNOOPING, b"\0")
+            u32(_BR_FORWARD_DELAY, 0) + u32(_BR_STP, 0) + attribute(_BR_MCAST_SNOOPING, b"\0")
         )  # snooping without a querier would forget who listens
-        kind = _attribute(_INFO_KIND, b"bridge") + _attribute(_INFO_DATA | _NESTED, data)
-        self._change(
+        kind = attribute(_INFO_KIND, b"bridge") + attribute(_INFO_DATA | _NESTED, data)
+        self.change(
             _NEW_LINK,
             _LINK.pack(socket.AF_UNSPEC, 0, 0, 0, 0)
-            + _text(_IFLA_NAME, name)
-            + _attribute(_IFLA_ADDRESS, _mac(mac))
-            + _attribute(_IFLA_LINKINFO | _NESTED, kind),
+            + text(_IFLA_NAME, name)
+            + attribute(_IFLA_ADDRESS, _mac(mac))
+            + attribute(_IFLA_LINKINFO | _NESTED, kind),
             _CREATE | _EXCLUSIVE,
         )
 
     def set_link(self, index: int, *, up: bool | None = None, mtu: int = 0, master: int | None = None) -> None:
         """Change a device; `master` 0 takes it off its bridge."""
         flags = (_IFF_UP if up else 0, _IFF_UP) if up is not None else (0, 0)
-        attributes = b""
+        fields = b""
         if mtu:
-            attributes += _u32(_IFLA_MTU, mtu)
+            fields += u32(_IFLA_MTU, mtu)
         if master is not None:
-            attributes += _u32(_IFLA_MASTER, master)
-        self._change(_SET_LINK, _LINK.pack(socket.AF_UNSPEC, 0, index, *flags) + attributes)
+            fields += u32(_IFLA_MASTER, master)
+        self.change(_SET_LINK, _LINK.pack(socket.AF_UNSPEC, 0, index, *flags) + fields)
 
     def set_port(self, index: int, *, isolated: bool) -> None:
         """A bridge's port that learns no address, and gets no frame for an address that the bridge does not know."""
         port = (
-            _attribute(_PORT_LEARNING, b"\0")
-            + _attribute(_PORT_UNICAST_FLOOD, b"\0")
-            + _attribute(_PORT_ISOLATED, bytes([isolated]))
+            attribute(_PORT_LEARNING, b"\0")
+            + attribute(_PORT_UNICAST_FLOOD, b"\0")
+            + attribute(_PORT_ISOLATED, bytes([isolated]))
         )
         link = _LINK.pack(socket.AF_BRIDGE, 0, index, 0, 0)
-        self._change(_SET_LINK, link + _attribute(_IFLA_PROTINFO | _NESTED, port))
+        self.change(_SET_LINK, link + attribute(_IFLA_PROTINFO | _NESTED, port))
 
     def move(self, name: str, namespace: int) -> None:
         """Move a device to another network namespace; takes some 15 ms. Raises `OSError`."""
         link = _LINK.pack(socket.AF_UNSPEC, 0, 0, 0, 0)
-        self._change(_SET_LINK, link + _text(_IFLA_NAME, name) + _u32(_IFLA_NET_NS_FD, namespace))
+        self.change(_SET_LINK, link + text(_IFLA_NAME, name) + u32(_IFLA_NET_NS_FD, namespace))
 
     def addresses(self, index: int) -> set[str]:
         """The addresses of a device, with prefix lengths, but for link-local ones."""
         found = set()
-        for message in self._dump(_GET_ADDRESS, _ADDRESS.pack(socket.AF_UNSPEC, 0, 0, 0, 0)):
+        for message in self.dump(_GET_ADDRESS, _ADDRESS.pack(socket.AF_UNSPEC, 0, 0, 0, 0)):
             _, prefix, _, scope, device = _ADDRESS.unpack_from(message)
-            attributes = _attributes(message[_ADDRESS.size :])
-            packed = attributes.get(_IFA_LOCAL) or attributes.get(_IFA_ADDRESS)
+            fields = attributes(message[_ADDRESS.size :])
+            packed = fields.get(_IFA_LOCAL) or fields.get(_IFA_ADDRESS)
             if device == index and scope == 0 and packed is not None:
                 found.add(f"{ip_address(packed)}/{prefix}")
         return found
 
     def add_address(self, index: int, address: str) -> None:
         """Give a device an address (with prefix length), usable at once; nothing when it has it."""
-        self._change(_NEW_ADDRESS, _address(index, address), _CREATE | _REPLACE)
+        self.change(_NEW_ADDRESS, _address(index, address), _CREATE | _REPLACE)
 
     def remove_address(self, index: int, address: str) -> None:
         """Take an address (with prefix length) from a device."""
-        self._change(_DELETE_ADDRESS, _address(index, address))
+        self.change(_DELETE_ADDRESS, _address(index, address))
 
     def add_fdb(self, port: int, mac: str) -> None:
         """Have a port's bridge send frames for `mac` there, and nowhere else."""
-        self._change(_NEW_NEIGHBOUR, _fdb(port, mac), _CREATE | _REPLACE)
+        self.change(_NEW_NEIGHBOUR, _fdb(port, mac), _CREATE | _REPLACE)
 
     def remove_fdb(self, port: int, mac: str) -> None:
         """Take back `add_fdb`; raises `FileNotFoundError`."""
-        self._change(_DELETE_NEIGHBOUR, _fdb(port, mac))
+        self.change(_DELETE_NEIGHBOUR, _fdb(port, mac))
 
     def add_neighbour(self, device: int, address: str, mac: str) -> None:
         """Tell the kernel that `address` has `mac`, so that it never asks."""
-        self._change(_NEW_NEIGHBOUR, _neighbour(device, address, mac), _CREATE | _REPLACE)
+        self.change(_NEW_NEIGHBOUR, _neighbour(device, address, mac), _CREATE | _REPLACE)
 
     def remove_neighbour(self, device: int, address: str) -> None:
         """Take back `add_neighbour`; raises `FileNotFoundError`."""
-        self._change(_DELETE_NEIGHBOUR, _neighbour(device, address, ""))
+        self.change(_DELETE_NEIGHBOUR, _neighbour(device, address, ""))
 
-    def _change(self, kind: int, body: bytes, flags: int = 0) -> None:
+    def change(self, kind: int, body: bytes, flags: int = 0) -> None:
+        """Have something done; raises `OSError`."""
         for _ in self._exchange(kind, body, flags | _ACK):
             pass
 
-    def _dump(self, kind: int, body: bytes) -> list[bytes]:
+    def dump(self, kind: int, body: bytes) -> list[bytes]:
+        """All messages of an answer."""
         return list(self._exchange(kind, body, _DUMP))
 
     def _exchange(self, kind: int, body: bytes, flags: int) -> Iterator[bytes]:
@@ -179,15 +181,15 @@ class Netlink:
 
 def _parse_link(message: bytes) -> Link:
     _, _, index, flags, _ = _LINK.unpack_from(message)
-    attributes = _attributes(message[_LINK.size :])
-    counts = struct.unpack_from("=8Q", attributes[_IFLA_STATS64])
+    fields = attributes(message[_LINK.size :])
+    counts = struct.unpack_from("=8Q", fields[_IFLA_STATS64])
     return Link(
         number=index,
-        name=attributes[_IFLA_NAME].rstrip(b"\0").decode(),
+        name=fields[_IFLA_NAME].rstrip(b"\0").decode(),
         is_up=bool(flags & _IFF_UP),
-        master=int.from_bytes(attributes.get(_IFLA_MASTER, b""), "little"),
-        mac=attributes.get(_IFLA_ADDRESS, b"").hex(":"),
-        mtu=int.from_bytes(attributes[_IFLA_MTU], "little"),
+        master=int.from_bytes(fields.get(_IFLA_MASTER, b""), "little"),
+        mac=fields.get(_IFLA_ADDRESS, b"").hex(":"),
+        mtu=int.from_bytes(fields[_IFLA_MTU], "little"),
         received_packets=counts[0],
         sent_packets=counts[1],
         received_bytes=counts[2],
@@ -197,7 +199,8 @@ def _parse_link(message: bytes) -> Link:
     )
 
 
-def _attributes(data: bytes) -> dict[int, bytes]:
+def attributes(data: bytes) -> dict[int, bytes]:
+    """The attributes of a message by their kind."""
     found = {}
     while len(data) >= _ATTRIBUTE.size:
         length, kind = _ATTRIBUTE.unpack_from(data)
@@ -206,23 +209,27 @@ def _attributes(data: bytes) -> dict[int, bytes]:
     return found
 
 
-def _attribute(kind: int, value: bytes) -> bytes:
+def attribute(kind: int, value: bytes) -> bytes:
+    """One attribute."""
     return _ATTRIBUTE.pack(_ATTRIBUTE.size + len(value), kind) + value + bytes(-len(value) % 4)
 
 
-def _text(kind: int, value: str) -> bytes:
-    return _attribute(kind, value.encode() + b"\0")
+def text(kind: int, value: str) -> bytes:
+    """An attribute that is a name."""
+    return attribute(kind, value.encode() + b"\0")
 
 
-def _u32(kind: int, value: int) -> bytes:
-    return _attribute(kind, struct.pack("=I", value))
+def u32(kind: int, value: int) -> bytes:
+    """An attribute that is a number."""
+    return attribute(kind, struct.pack("=I", value))
 
 
 def _mac(mac: str) -> bytes:
     return bytes.fromhex(mac.replace(":", ""))
 
 
-def _family(address: IPv4Address | IPv6Address) -> int:
+def family(address: IPv4Address | IPv6Address) -> int:
+    """The family of an address."""
     return socket.AF_INET if address.version == 4 else socket.AF_INET6
 
 
@@ -230,19 +237,19 @@ def _address(index: int, address: str) -> bytes:
     interface = ip_interface(address)
     packed = interface.ip.packed
     return (
-        _ADDRESS.pack(_family(interface.ip), interface.network.prefixlen, 0, 0, index)
-        + _attribute(_IFA_LOCAL, packed)
-        + _attribute(_IFA_ADDRESS, packed)
-        + _u32(_IFA_FLAGS, _IFA_NODAD)
+        _ADDRESS.pack(family(interface.ip), interface.network.prefixlen, 0, 0, index)
+        + attribute(_IFA_LOCAL, packed)
+        + attribute(_IFA_ADDRESS, packed)
+        + u32(_IFA_FLAGS, _IFA_NODAD)
     )
 
 
 def _fdb(port: int, mac: str) -> bytes:
     message = _NEIGHBOUR.pack(socket.AF_BRIDGE, port, _NUD_NOARP, _NTF_MASTER, 0)
-    return message + _attribute(_NDA_LLADDR, _mac(mac))
+    return message + attribute(_NDA_LLADDR, _mac(mac))
 
 
 def _neighbour(device: int, address: str, mac: str) -> bytes:
     ip = ip_address(address)
-    message = _NEIGHBOUR.pack(_family(ip), device, _NUD_PERMANENT, 0, 0) + _attribute(_NDA_DST, ip.packed)
-    return message + _attribute(_NDA_LLADDR, _mac(mac)) if mac else message
+    message = _NEIGHBOUR.pack(family(ip), device, _NUD_PERMANENT, 0, 0) + attribute(_NDA_DST, ip.packed)
+    return message + attribute(_NDA_LLADDR, _mac(mac)) if mac else message

@@ -4,7 +4,7 @@ import socket
 import struct
 from ipaddress import ip_address, ip_network
 
-from atoll.network.netlink import Netlink, _attribute, _attributes, _family, _text, _u32
+from atoll.network.netlink import Netlink, attribute, attributes, family, text, u32
 
 _ROUTE = struct.Struct("=BBBBBBBBI")
 _LINK = struct.Struct("=BxHiII")
@@ -30,44 +30,44 @@ class Routes(Netlink):
     def add_veth(self, name: str, peer: str, namespace: int) -> None:
         """A pair of devices, `peer` in another network namespace; raises `OSError`."""
         empty = _LINK.pack(socket.AF_UNSPEC, 0, 0, 0, 0)
-        other = empty + _text(_IFLA_NAME, peer) + _u32(_IFLA_NET_NS_FD, namespace)
-        data = _attribute(_INFO_DATA | _NESTED, _attribute(_VETH_PEER | _NESTED, other))
-        kind = _attribute(_IFLA_LINKINFO | _NESTED, _attribute(_INFO_KIND, b"veth") + data)
-        self._change(_NEW_LINK, empty + _text(_IFLA_NAME, name) + kind, _CREATE | _EXCLUSIVE)
+        other = empty + text(_IFLA_NAME, peer) + u32(_IFLA_NET_NS_FD, namespace)
+        data = attribute(_INFO_DATA | _NESTED, attribute(_VETH_PEER | _NESTED, other))
+        kind = attribute(_IFLA_LINKINFO | _NESTED, attribute(_INFO_KIND, b"veth") + data)
+        self.change(_NEW_LINK, empty + text(_IFLA_NAME, name) + kind, _CREATE | _EXCLUSIVE)
 
     def delete_link(self, name: str) -> None:
         """Delete a device, if it is there."""
         link = self.links().get(name)
         if link is not None:
-            self._change(_DELETE_LINK, _LINK.pack(socket.AF_UNSPEC, 0, link.number, 0, 0))
+            self.change(_DELETE_LINK, _LINK.pack(socket.AF_UNSPEC, 0, link.number, 0, 0))
 
     def add_default(self, device: int, gateway: str) -> None:
         """Send by `gateway` what no other route is for, in the gateway's family; instead of where it went before."""
         address = ip_address(gateway)
-        message = _ROUTE.pack(_family(address), 0, 0, 0, _MAIN_TABLE, _BOOT, _UNIVERSE, _UNICAST, 0)
-        message += _attribute(_RTA_GATEWAY, address.packed) + _u32(_RTA_DEVICE, device)
-        self._change(_NEW_ROUTE, message, _CREATE | _REPLACE)
+        message = _ROUTE.pack(family(address), 0, 0, 0, _MAIN_TABLE, _BOOT, _UNIVERSE, _UNICAST, 0)
+        message += attribute(_RTA_GATEWAY, address.packed) + u32(_RTA_DEVICE, device)
+        self.change(_NEW_ROUTE, message, _CREATE | _REPLACE)
 
     def add_local(self, family: int, loopback: int, mark: int, table: int) -> None:
         """Take packets with `mark` for ours, whatever their destination: a `table` of that one route, and its rule."""
         message = _ROUTE.pack(family, 0, 0, 0, _LARGE_TABLE, _BOOT, _HOST_SCOPE, _LOCAL, 0)
-        message += _u32(_RTA_DEVICE, loopback) + _u32(_RTA_TABLE, table)
-        self._change(_NEW_ROUTE, message, _CREATE | _REPLACE)
+        message += u32(_RTA_DEVICE, loopback) + u32(_RTA_TABLE, table)
+        self.change(_NEW_ROUTE, message, _CREATE | _REPLACE)
         rule = _ROUTE.pack(family, 0, 0, 0, _LARGE_TABLE, 0, 0, _TO_TABLE, 0)
-        if not any(self._is_rule(found, mark) for found in self._dump(_GET_RULE, _ROUTE.pack(family, *[0] * 8))):
-            self._change(_NEW_RULE, rule + _u32(_FRA_MARK, mark) + _u32(_FRA_TABLE, table), _CREATE | _EXCLUSIVE)
+        if not any(self._is_rule(found, mark) for found in self.dump(_GET_RULE, _ROUTE.pack(family, *[0] * 8))):
+            self.change(_NEW_RULE, rule + u32(_FRA_MARK, mark) + u32(_FRA_TABLE, table), _CREATE | _EXCLUSIVE)
 
     def destinations(self) -> list[str]:
         """The networks that there are routes to, in all tables; not those of default routes."""
         found = []
-        for message in self._dump(_GET_ROUTE, _ROUTE.pack(socket.AF_UNSPEC, *[0] * 8)):
+        for message in self.dump(_GET_ROUTE, _ROUTE.pack(socket.AF_UNSPEC, *[0] * 8)):
             length = message[1]
-            packed = _attributes(message[_ROUTE.size :]).get(_RTA_DESTINATION)
+            packed = attributes(message[_ROUTE.size :]).get(_RTA_DESTINATION)
             if packed is not None and length:
                 found.append(str(ip_network((packed, length), strict=False)))
         return found
 
     @staticmethod
     def _is_rule(message: bytes, mark: int) -> bool:
-        value = _attributes(message[_ROUTE.size :]).get(_FRA_MARK, b"")
+        value = attributes(message[_ROUTE.size :]).get(_FRA_MARK, b"")
         return int.from_bytes(value, "little") == mark

@@ -35,39 +35,32 @@ class Links:
         self._endpoints: dict[str, Endpoint] = {}
 
     async def configure(self, spec: SegmentSpec) -> None:
-        """Make the bridge, or what it has to be otherwise."""
-        network = spec.network
-        if network == self._network:
+        """Make the bridge, or what it has to be otherwise; raises `VmFailed`."""
+        if spec.network == self._network:
             return
-        if self._network is None:
-            self._prepare(network)
-        # A bridge takes no greater MTU than its ports have.
-        for tap in self._taps():
-            self._here.set_link(tap.number, mtu=network.mtu)
-        self._here.set_link(self._bridge, mtu=network.mtu, up=True)
-        wanted = {
-            f"{subnet.gateway}/{subnet.subnet.partition('/')[2]}" for subnet in (network.ipv4, network.ipv6) if subnet
-        }
-        present = self._here.addresses(self._bridge)
-        for address in wanted - present:
-            self._here.add_address(self._bridge, address)
-        for address in present - wanted:
-            self._here.remove_address(self._bridge, address)
-        self._network = network
+        try:
+            self._configure(spec.network)
+        except OSError as error:
+            where = f" ({error.filename})" if error.filename else ""
+            raise VmFailed(f"the network's bridge cannot be set up: {error.strerror}{where}") from error
+        self._network = spec.network
 
     async def put(self, endpoint: Endpoint) -> None:
-        """Have the endpoint's tap on the bridge, if it has one; raises `NotFound` when that is gone."""
+        """Have the endpoint's tap on the bridge, if it has one; raises `NotFound` when that is gone, `VmFailed`."""
         known = self._endpoints.get(endpoint.id)
-        is_new = known is None or known.tap != endpoint.tap
-        if endpoint.tap and is_new and endpoint.tap not in self._here.links():
+        is_away = bool(endpoint.tap) and endpoint.tap not in self._here.links()
+        if is_away:
             await self._pull(endpoint.tap)
-        if known is not None and (known.mac, known.ipv4, known.ipv6, known.tap) != (
-            endpoint.mac, endpoint.ipv4, endpoint.ipv6, endpoint.tap
-        ):  # fmt: skip
-            await self.remove(endpoint.id, but=endpoint.tap)
+        try:
+            if known is not None and _place(known) != _place(endpoint):
+                await self.remove(endpoint.id, but=endpoint.tap)
+            if endpoint.tap:
+                self._connect(endpoint)
+        except BaseException:
+            if is_away:
+                await self._push(endpoint.tap)
+            raise
         self._endpoints[endpoint.id] = endpoint
-        if endpoint.tap:
-            self._connect(endpoint)
 
     async def remove(self, endpoint_id: str, but: str = "") -> None:
         """Give the endpoint's tap back to the keeper's home, if the VM still has it (and it is not `but`)."""
@@ -93,6 +86,10 @@ class Links:
     async def close(self) -> None:
         """Nothing: the devices go with the namespace."""
 
+    def has_tap(self, name: str) -> bool:
+        """Whether a VM's device is on this network."""
+        return name in self._here.links()
+
     def has_taps(self) -> bool:
         """Whether a VM is connected to this network."""
         return bool(self._taps())
@@ -112,6 +109,22 @@ class Links:
             for endpoint in self._endpoints.values()
             if (tap := links.get(endpoint.tap))
         }
+
+    def _configure(self, network: Network) -> None:
+        if self._network is None:
+            self._prepare(network)
+        # A bridge takes no greater MTU than its ports have.
+        for tap in self._taps():
+            self._here.set_link(tap.number, mtu=network.mtu)
+        self._here.set_link(self._bridge, mtu=network.mtu, up=True)
+        wanted = {
+            f"{subnet.gateway}/{subnet.subnet.partition('/')[2]}" for subnet in (network.ipv4, network.ipv6) if subnet
+        }
+        present = self._here.addresses(self._bridge)
+        for address in wanted - present:
+            self._here.add_address(self._bridge, address)
+        for address in present - wanted:
+            self._here.remove_address(self._bridge, address)
 
     def _prepare(self, network: Network) -> None:
         """The namespace as it is to be, whoever was here before."""
@@ -171,5 +184,13 @@ class Links:
             raise VmFailed(f"the network device {endpoint.tap} cannot be connected: {error.strerror}") from error
 
 
+def _place(endpoint: Endpoint) -> tuple[str, str, str, str]:
+    """What the devices know of an endpoint."""
+    return endpoint.mac, endpoint.ipv4, endpoint.ipv6, endpoint.tap
+
+
 def _set(name: str, value: str) -> None:
-    (_SYSCTL / name).write_text(value)
+    """Set a sysctl of this namespace, if it is not so already: `/proc/sys` may be read-only in a container."""
+    path = _SYSCTL / name
+    if path.read_text().strip() != value:
+        path.write_text(value)

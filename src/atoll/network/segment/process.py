@@ -61,8 +61,7 @@ def main(arguments: list[str]) -> int:
         namespaces.enter_network(doors.network)
         os.close(doors.network)
         links = Links(home, doors.home)
-        asyncio.run(_serve(segment_socket(directory, network_id), links, outlet))
-        asyncio.run(keeper.close())
+        asyncio.run(_serve(segment_socket(directory, network_id), links, outlet, keeper))
     except (OSError, AtollError) as error:
         _LOG.exception("it ends")
         tell(str(error))
@@ -75,7 +74,7 @@ async def _ask_keeper(directory: Path, network_id: str) -> tuple[Keeper, Doors]:
     return keeper, await keeper.enter(network_id)
 
 
-async def _serve(path: Path, links: Links, outlet_socket: socket.socket) -> None:
+async def _serve(path: Path, links: Links, outlet_socket: socket.socket, keeper: Keeper) -> None:
     async with AsyncExitStack() as stack:
         nftables = Nftables()
         stack.callback(nftables.close)
@@ -85,7 +84,10 @@ async def _serve(path: Path, links: Links, outlet_socket: socket.socket) -> None
         stack.push_async_callback(segment.close)
         async with asyncio.TaskGroup() as tasks:
             server = _Server(segment, tasks)
-            ending = tasks.create_task(server.end_with(outlet))
+            watching = (
+                tasks.create_task(server.end_with(outlet)),
+                tasks.create_task(server.end_after(keeper)),
+            )
             loop = asyncio.get_running_loop()
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.add_signal_handler(number, server.ended.set)
@@ -94,7 +96,8 @@ async def _serve(path: Path, links: Links, outlet_socket: socket.socket) -> None
                 tell()
                 await server.ended.wait()
                 accepting.cancel()
-                ending.cancel()
+                for task in watching:
+                    task.cancel()
             await server.hang_up()
 
 
@@ -106,6 +109,7 @@ class _Server:
         self._tasks = tasks
         self._connections: set[Connection] = set()
         self._unused: asyncio.TimerHandle | None = None
+        self._is_orphan = False
         self.ended = asyncio.Event()
         self._note_use()
 
@@ -125,6 +129,13 @@ class _Server:
         await outlet.wait_closed()
         _LOG.warning("the process outside has ended")
         self.ended.set()
+
+    async def end_after(self, keeper: Keeper) -> None:
+        """Without the keeper there is no tap to be had, and no other segment finds these: serve the VMs there are."""
+        await keeper.wait_closed()
+        _LOG.warning("the keeper of networks has ended")
+        self._is_orphan = True
+        self._end_orphan()
 
     async def hang_up(self) -> None:
         """Close all connections, once what was asked is answered."""
@@ -152,6 +163,10 @@ class _Server:
                 return Bound(ports=await self._segment.put(decode(parameters, Put).endpoint))
             case "plug":
                 plug = decode(parameters, Plug)
+                if self._is_orphan:
+                    raise Unavailable(
+                        "the keeper of networks was killed: stop the containers that are still on this network"
+                    )
                 await self._segment.plug(plug.endpoint_id, plug.tap)
             case "remove":
                 await self._segment.remove(decode(parameters, Remove).endpoint_id)
@@ -172,6 +187,12 @@ class _Server:
             self._unused = None
         if not self._connections:
             self._unused = asyncio.get_running_loop().call_later(_UNUSED_S, self._end_if_unused)
+
+    def _end_orphan(self) -> None:
+        if self._segment.is_used():
+            asyncio.get_running_loop().call_later(_UNUSED_S, self._end_orphan)
+        else:
+            self.ended.set()
 
     def _end_if_unused(self) -> None:
         if self._segment.is_used():

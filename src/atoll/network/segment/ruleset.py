@@ -12,7 +12,8 @@ from ipaddress import IPv6Address, ip_address
 from atoll.model.network import Endpoint, Network
 from atoll.network.segment.bridge import BRIDGE, bridge_mac
 
-TABLE = "bridge atoll"
+TABLE_NAME = "atoll"
+TABLE = f"bridge {TABLE_NAME}"
 GUARD = "inet atoll-gateway"
 METADATA = ("169.254.169.254", "fd00:ec2::254")
 
@@ -131,6 +132,9 @@ def added(endpoint: Endpoint) -> str:
         ]
     if endpoint.ipv6:
         lines += _ipv6(endpoint, frames, neighbours)
+    else:
+        # Its kernel tries what it always does; nobody is deceived.
+        lines.append(f"add rule {TABLE} {frames} ether type ip6 ip6 saddr {{ ::, {link_local(mac)} }} drop")
     lines += [
         f"add rule {TABLE} {frames} goto forged",
         f'add element {TABLE} taps {{ "{tap}" : goto {frames} }}',

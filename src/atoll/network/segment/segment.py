@@ -60,10 +60,11 @@ class Segment:
     async def put(self, endpoint: Endpoint) -> tuple[PortBinding, ...]:
         """Add or change an endpoint; its ports with the host's ports chosen. Nothing has changed when it raises.
 
-        A tap that the endpoint has stays when `endpoint` names none.
+        A tap that the endpoint has stays when `endpoint` names none, unless its VM has ended.
         """
         async with self._turns[endpoint.id]:
-            if not endpoint.tap and (known := self._endpoints.get(endpoint.id)):
+            known = self._endpoints.get(endpoint.id)
+            if not endpoint.tap and known is not None and self._links.has_tap(known.tap):
                 endpoint = replace(endpoint, tap=known.tap)
             ports = await self._put(endpoint, self._parts)
             self._ports[endpoint.id] = ports or ()
