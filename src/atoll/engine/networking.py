@@ -106,7 +106,7 @@ class Networking:
         return started
 
     async def leave(self, record: ContainerRecord) -> None:
-        """A container that runs has ended: its names and ports are nobody's now. What cannot be is logged."""
+        """A container that runs has ended: its names and ports are nobody's now."""
         joined = self._joined.pop(record.id, None)
         if joined is None:
             return
@@ -116,8 +116,9 @@ class Networking:
             if (known := segment.endpoints.get(record.id)) is not None:
                 try:
                     await segment.put(replace(known, names=(), foreign_names={}, ports=()))
-                except AtollError as error:
-                    log.warning("container %s could not leave a network as it should: %s", record.name, error)
+                except AtollError:
+                    # Its tap has gone already, with its VM.
+                    await self._remove(joined, [attachment])
         self._note_leave(joined)
 
     async def vm_gone(self, container_id: str) -> None:

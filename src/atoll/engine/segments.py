@@ -117,10 +117,11 @@ class Segments:
             return ""
         return str(self.directory)
 
-    async def problem(self) -> str:
-        """Why containers can be on no network here, in one sentence; "" when they can."""
+    async def problem(self, network: Network) -> str:
+        """Why containers cannot be on `network` here, in one sentence; "" when they can."""
         try:
             await self.keeper()
+            self._describe(network)
         except AtollError as error:
             return f"containers cannot be on a network: {error}; without one they run with --network none"
         return ""
