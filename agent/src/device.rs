@@ -194,13 +194,13 @@ fn change_partition(disk: &Path, operation: libc::c_int, number: u32, extent: Ex
     }
 }
 
-/// The slots of all network devices.
+/// The slots of all network devices, in order.
 pub fn network_devices() -> Vec<String> {
-    let slot = |device: PathBuf| {
-        let slot = fs::canonicalize(device).ok()?.parent()?.file_name()?.to_str()?.to_owned();
-        Some(slot)
-    };
-    devices().into_iter().filter(|device| driver_of(device) == Some(NETWORK)).filter_map(slot).collect()
+    let slot = |device: PathBuf| Some(fs::canonicalize(device).ok()?.parent()?.file_name()?.to_str()?.to_owned());
+    let mut slots: Vec<String> =
+        devices().into_iter().filter(|device| driver_of(device) == Some(NETWORK)).filter_map(slot).collect();
+    slots.sort();
+    slots
 }
 
 /// Binds the network device in slot `pci`, unless it is bound, and returns the name of its interface.

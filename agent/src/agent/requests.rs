@@ -101,14 +101,7 @@ impl Agent {
         };
         understudy.assign(payload, plan.theirs, plan.reporter)?;
         stopwatch.done("assignment");
-        let interfaces = if start.hold { &[] } else { start.interfaces.as_slice() };
-        let outcome = self.network.connect_all(interfaces).and_then(|()| {
-            if !interfaces.is_empty() {
-                stopwatch.done("network");
-            }
-            container.start(start, understudy, memory_bytes, &mut stopwatch)
-        });
-        match outcome {
+        match container.start(start, understudy, &mut self.network, memory_bytes, &mut stopwatch) {
             Ok(child) => {
                 let starting = Starting { request, listener: plan.listener, stopwatch };
                 self.enrol(FIRST, &start.process, plan.ours, child, starting)
@@ -133,13 +126,7 @@ impl Agent {
 
     fn connect(&mut self, asked: &message::Connect) -> Result<()> {
         self.running()?;
-        let pci = &asked.interface.pci;
-        if let Err(failure) = self.network.connect(&asked.interface) {
-            if failure.code != Code::Conflict {
-                let _ = self.network.disconnect(pci); // what there was of it
-            }
-            return Err(failure);
-        }
+        self.network.connect(&asked.interface)?;
         self.rewrite(&asked.files)
     }
 

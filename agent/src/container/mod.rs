@@ -19,6 +19,7 @@ use serde_bytes::ByteBuf;
 
 use crate::failure::{During, Result};
 use crate::message::{self, Start};
+use crate::network::Network;
 use crate::process::launch::{self, Ends, Launch};
 use crate::process::report::Reporter;
 use crate::process::spawn::{self, Child};
@@ -55,6 +56,7 @@ impl Container {
         &mut self,
         start: &Start,
         understudy: Understudy,
+        network: &mut Network,
         memory_bytes: u64,
         stopwatch: &mut Stopwatch,
     ) -> Result<Child> {
@@ -63,8 +65,22 @@ impl Container {
         self.mount_points = rootfs::mount_points(start);
         self.is_held = start.hold;
         understudy.cgroup().limit(&start.limits)?;
-        let root = self.root.mount(&start.root)?;
-        stopwatch.done("root file system");
+        // Nobody is on the networks of a container that is held.
+        let root = if start.hold || start.interfaces.is_empty() {
+            let root = self.root.mount(&start.root)?;
+            stopwatch.done("root file system");
+            root
+        } else {
+            let mount = || {
+                let root = self.root.mount(&start.root);
+                stopwatch.done("root file system");
+                root
+            };
+            let (connected, root) = network.connect_while(&start.interfaces, mount);
+            connected?;
+            stopwatch.done("network");
+            root?
+        };
         if start.mounts.iter().any(message::Mount::is_share) {
             self.share = Some(Share::open()?);
             stopwatch.done("host directories");

@@ -6,7 +6,7 @@
 
 mod netlink;
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::str::FromStr;
@@ -29,14 +29,18 @@ const DEFAULTS: [(&str, &[u8]); 2] =
 /// The network devices that have a driver, by slot.
 #[derive(Default)]
 pub struct Network {
-    namespaces: Option<Namespaces>,
-    parked: BTreeSet<String>,
-    connected: Vec<(String, String)>,
+    /// The container's namespace, which is ours, and that of interfaces which are not used; made when they are needed.
+    home: Option<Namespace>,
+    parked: Option<Namespace>,
+    devices: BTreeMap<String, Device>,
 }
 
-struct Namespaces {
-    home: Namespace,
-    parked: Namespace,
+struct Device {
+    /// What its interface was called last; the container may call it otherwise by now.
+    name: String,
+    /// The interface's number in the namespace that it is in.
+    index: u32,
+    is_parked: bool,
 }
 
 struct Namespace {
@@ -50,94 +54,121 @@ impl Namespace {
         let door = rustix::fs::open(OWN_NAMESPACE, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
         Ok(Namespace { door, netlink: Netlink::open()? })
     }
-}
 
-impl Namespaces {
-    fn make() -> rustix::io::Result<Namespaces> {
-        let home = Namespace::own()?;
+    /// A new one, with nothing in it but a loopback interface that is down; the caller goes back `home`.
+    fn make(home: &Namespace) -> rustix::io::Result<Namespace> {
         // SAFETY: nothing here relies on the network namespace, which is the old one again below.
         unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNET) }?;
-        let parked = Namespace::own();
+        let made = Namespace::own();
         rustix::thread::move_into_link_name_space(home.door.as_fd(), Some(LinkNameSpaceType::Network))?;
-        Ok(Namespaces { home, parked: parked? })
+        made
+    }
+
+    /// The number that an interface has here.
+    fn index(&self, name: &str) -> Result<u32> {
+        self.netlink.index(name).during(format_args!("find the interface {name}"))
     }
 }
 
 impl Network {
     /// Binds the driver of every network device, and parks their interfaces.
+    ///
+    /// They get the names there that they are likely to have in a container: renaming one costs 10 ms under emulation.
     pub fn park_all(&mut self) -> Result<()> {
-        for pci in device::network_devices() {
-            let name = device::network(&pci)?;
-            self.park(&pci, &name)?;
+        for (number, pci) in device::network_devices().into_iter().enumerate() {
+            let name = format!("eth{number}");
+            let index = self.bind(&pci)?;
+            self.park(&pci, Device { name, index, is_parked: false })?;
         }
         Ok(())
     }
 
-    pub fn connect_all(&mut self, interfaces: &[Interface]) -> Result<()> {
-        interfaces.iter().try_for_each(|interface| self.connect(interface))
+    /// Brings several interfaces up while `other` is done: what takes time is that the kernel waits for itself.
+    ///
+    /// The thread is gone afterwards: none is there when anything is forked.
+    pub fn connect_while<T>(&mut self, interfaces: &[Interface], other: impl FnOnce() -> T) -> (Result<()>, T) {
+        std::thread::scope(|scope| {
+            let connecting = scope.spawn(|| interfaces.iter().try_for_each(|interface| self.connect(interface)));
+            let result = other();
+            let gone = |_| Err(Failure::new(Code::AgentFailed, "the network's thread has ended"));
+            (connecting.join().unwrap_or_else(gone), result)
+        })
     }
 
     /// Brings an interface up, with all that belongs to it.
     pub fn connect(&mut self, interface: &Interface) -> Result<()> {
         let Interface { pci, name, .. } = interface;
-        if self.connected.iter().any(|(taken, _)| taken == pci) {
-            return Err(Failure::new(Code::Conflict, format!("the network device {pci} is in use already")));
-        }
         let plan = Plan::read(interface)?;
-        let was_parked = self.parked.contains(pci);
-        let old_name = if was_parked { parked_name(pci) } else { device::network(pci)? };
-        self.connected.push((pci.clone(), name.clone()));
-        let namespaces = namespaces(&mut self.namespaces)?;
-        let (from, into) = match was_parked {
-            true => (&namespaces.parked, Some(namespaces.home.door.as_fd())),
-            false => (&namespaces.home, None),
+        let (index, was_parked) = match self.devices.get(pci) {
+            Some(Device { is_parked: false, .. }) => {
+                return Err(Failure::new(Code::Conflict, format!("the network device {pci} is in use already")));
+            }
+            Some(device) => (device.index, true),
+            None => (self.bind(pci)?, false),
         };
-        let index = from.netlink.index(&old_name).during(format_args!("find the interface {old_name}"))?;
+        let home = home(&mut self.home)?;
+        let (from, into) = match &self.parked {
+            Some(parked) if was_parked => (parked, Some(home.door.as_fd())),
+            _ => (home, None),
+        };
         from.netlink.carry_out(vec![netlink::bring_up(index, into, name, plan.mac, interface.mtu)])?;
-        self.parked.remove(pci);
-        let home = &namespaces.home.netlink;
-        let index = home.index(name).during(format_args!("find the interface {name}"))?;
+        let index = home.index(name)?;
+        let device = Device { name: name.clone(), index, is_parked: false };
         let addresses = plan.addresses.into_iter().map(|address| netlink::add_address(index, address));
         let routes = plan.gateways.into_iter().map(|gateway| netlink::add_default_route(index, gateway));
-        home.carry_out(addresses.chain(routes).collect())
+        match home.netlink.carry_out(addresses.chain(routes).collect()) {
+            Ok(()) => {
+                self.devices.insert(pci.clone(), device);
+                Ok(())
+            }
+            Err(failure) => {
+                self.park(pci, device)?;
+                Err(failure)
+            }
+        }
     }
 
     /// Takes an interface away, whatever has become of it.
     pub fn disconnect(&mut self, pci: &str) -> Result<()> {
-        let Some(place) = self.connected.iter().position(|(connected, _)| connected == pci) else {
-            return Err(Failure::new(Code::NotFound, format!("the network device {pci} is not in use")));
-        };
-        let (_, name) = self.connected.remove(place);
-        self.park(pci, &name)
+        match self.devices.remove(pci) {
+            Some(device) if !device.is_parked => self.park(pci, device),
+            unused => {
+                self.devices.extend(unused.map(|device| (pci.to_owned(), device)));
+                Err(Failure::new(Code::NotFound, format!("the network device {pci} is not in use")))
+            }
+        }
     }
 
     /// Takes every interface away.
     pub fn disconnect_all(&mut self) -> Result<()> {
-        for (pci, name) in std::mem::take(&mut self.connected) {
-            self.park(&pci, &name)?;
-        }
-        Ok(())
+        let in_use = self.devices.iter().filter(|(_, device)| !device.is_parked).map(|(pci, _)| pci.clone());
+        in_use.collect::<Vec<_>>().iter().try_for_each(|pci| self.disconnect(pci))
     }
 
-    fn park(&mut self, pci: &str, name: &str) -> Result<()> {
-        let Namespaces { home, parked } = namespaces(&mut self.namespaces)?;
-        let index = home.netlink.index(name).during(format_args!("find the interface {name}"))?;
-        home.netlink.carry_out(vec![netlink::relocate(index, parked.door.as_fd(), &parked_name(pci))])?;
-        self.parked.insert(pci.to_owned());
+    /// Binds a device's driver; the number of its interface.
+    fn bind(&mut self, pci: &str) -> Result<u32> {
+        let name = device::network(pci)?;
+        home(&mut self.home)?.index(&name)
+    }
+
+    fn park(&mut self, pci: &str, device: Device) -> Result<()> {
+        let home = home(&mut self.home)?;
+        let parked = match &self.parked {
+            Some(parked) => parked,
+            None => self.parked.insert(Namespace::make(home).during("make a network namespace")?),
+        };
+        home.netlink.carry_out(vec![netlink::relocate(device.index, parked.door.as_fd(), &device.name)])?;
+        let index = parked.index(&device.name)?;
+        self.devices.insert(pci.to_owned(), Device { index, is_parked: true, ..device });
         Ok(())
     }
 }
 
-fn namespaces(made: &mut Option<Namespaces>) -> Result<&Namespaces> {
-    match made {
-        Some(namespaces) => Ok(namespaces),
-        None => Ok(made.insert(Namespaces::make().during("make a network namespace")?)),
+fn home(opened: &mut Option<Namespace>) -> Result<&Namespace> {
+    match opened {
+        Some(home) => Ok(home),
+        None => Ok(opened.insert(Namespace::own().during("open the network namespace")?)),
     }
-}
-
-/// An interface is called so while it is parked; a colon cannot be in a name.
-fn parked_name(pci: &str) -> String {
-    pci.replace(':', "-")
 }
 
 /// What a request says about an interface, understood.

@@ -57,6 +57,9 @@ impl Netlink {
             append(&mut bytes, message.as_ref());
             names.push(what);
         }
+        if names.is_empty() {
+            return Ok(());
+        }
         rustix::net::send(&self.0, &bytes, SendFlags::empty()).during("ask the kernel about the network")?;
         let mut outcome = Ok(());
         for _ in 0..names.len() {

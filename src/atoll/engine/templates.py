@@ -74,7 +74,7 @@ class Templates:
         if key not in self._under_way:
             if monotonic() - self._failed_s.get(key, -_RETRY_S) < _RETRY_S:
                 return None
-            self._obtain(key, spec)
+            self._obtain(key, spec, vm.keeper)
         if not self._store.has(key):
             return None
         try:
@@ -94,7 +94,7 @@ class Templates:
         if force:
             self.discard(key, "another one was asked for")
         if key not in self._under_way and (key not in self._loaded or not self._store.has(key)):
-            self._obtain(key, spec)
+            self._obtain(key, spec, vm.keeper)
         if key in self._under_way:
             await asyncio.shield(self._under_way[key])
         if not self._store.has(key):
@@ -143,9 +143,9 @@ class Templates:
             if (is_old or number >= _KEPT) and stored.record.key not in self._loaded:
                 self.discard(stored.record.key, "it is not used")
 
-    def _obtain(self, key: TemplateKey, spec: MachineSpec) -> None:
+    def _obtain(self, key: TemplateKey, spec: MachineSpec, keeper: str) -> None:
         """Have the template read from disk, or else built; starts that come at once wait for one."""
-        future = self._tasks.begin(self._load_or_build(key, spec), f"template {key.id[:12]}")
+        future = self._tasks.begin(self._load_or_build(key, spec, keeper), f"template {key.id[:12]}")
         self._under_way[key] = future
 
         def done(finished: "asyncio.Future[Template]") -> None:
@@ -156,10 +156,10 @@ class Templates:
 
         future.add_done_callback(done)
 
-    async def _load_or_build(self, key: TemplateKey, spec: MachineSpec) -> Template:
+    async def _load_or_build(self, key: TemplateKey, spec: MachineSpec, keeper: str) -> Template:
         template = await self._load(key)
         if template is None:
-            template = await self._build(key, spec)
+            template = await self._build(key, spec, keeper)
         self._loaded[key] = _Loaded(template)
         self.tidy_up()
         return template
@@ -173,10 +173,11 @@ class Templates:
             self.discard(key, str(error))
             return None
 
-    async def _build(self, key: TemplateKey, spec: MachineSpec) -> Template:
+    async def _build(self, key: TemplateKey, spec: MachineSpec, keeper: str) -> Template:
         try:
             async with self._stages.stage() as stage:
-                template = await build_template(QemuMonitor(), spec, stage, self._settings.boot_timeout_s)
+                timeout_s = self._settings.boot_timeout_s
+                template = await build_template(QemuMonitor(), spec, stage, timeout_s, keeper)
         except OSError as error:
             raise Unavailable(f"a template cannot be built: {error}") from error
         try:

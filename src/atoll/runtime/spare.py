@@ -85,6 +85,6 @@ async def open_spare(spec: SpareSpec, template: SavedMachine, taps: tuple[int, .
         machine, agent, console = await clone(whole, exits, Phases(), stack, grown_to_mib=spec.memory_mib)
         machine.set_priority(low=True)
         stage = Stage(Path(spec.stage_image), Path(spec.stage_writable))
-        await rehearse(machine, agent, exits, stage, growth_mib(spec.memory_mib))
+        await rehearse(machine, agent, exits, stage, growth_mib(spec.memory_mib), has_taps=bool(taps))
         stage.writable.unlink(missing_ok=True)
         yield Spare(spec, template, taps, machine, agent, console, exits)

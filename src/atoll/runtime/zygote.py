@@ -26,12 +26,13 @@ import msgspec
 from atoll.errors import AtollError, Unavailable
 from atoll.model.agent import Exited
 from atoll.model.container import BundleSpec, SpareSpec
+from atoll.network.taps import taking_taps
 from atoll.runtime.bootstrap import boot_vm
 from atoll.runtime.server import read_bundle_spec, serve, serve_spare
 from atoll.runtime.spare import open_spare
 from atoll.runtime.spawner import MAX_DATAGRAM_BYTES, MOST_DESCRIPTORS, Launch, Launched
 from atoll.runtime.vm import Vm
-from atoll.vmm import SavedMachine
+from atoll.vmm import SavedMachine, slots
 
 _LOG = logging.getLogger(__name__)
 
@@ -100,7 +101,7 @@ def _become_runtime(control: socket.socket, launch: Launch, template: SavedMachi
         else:
             spec = read_bundle_spec(launch.config)
             _redirect_output(Path(spec.bundle) / "runtime.log")
-            asyncio.run(serve(spec, partial(boot_vm, template=template), ready))
+            asyncio.run(_be_runtime(spec, template, ready))
         status = 0
     except Exception as error:
         if control.fileno() != -1:
@@ -111,14 +112,22 @@ def _become_runtime(control: socket.socket, launch: Launch, template: SavedMachi
         os._exit(status)  # not through the zygote's stack
 
 
+async def _be_runtime(spec: BundleSpec, template: SavedMachine | None, ready: Callable[[], None]) -> None:
+    async with taking_taps(spec.keeper, len(slots.NETWORKS)) as taps:
+        await serve(spec, partial(boot_vm, template=template, taps=taps.descriptors), ready, taps.names)
+
+
 async def _be_spare(spec: SpareSpec, template: SavedMachine, ready: Callable[[], None]) -> None:
-    async with open_spare(spec, template) as spare:
+    async with (
+        taking_taps(spec.keeper, len(slots.NETWORKS)) as taps,
+        open_spare(spec, template, taps.descriptors) as spare,
+    ):
 
         def boot(claimed: BundleSpec, on_exited: Callable[[Exited], None]) -> AbstractAsyncContextManager[Vm]:
             _redirect_output(Path(claimed.bundle) / "runtime.log")
             return spare.boot(claimed, on_exited)
 
-        await serve_spare(spec, boot, ready)
+        await serve_spare(spec, boot, ready, taps.names)
 
 
 def _redirect_output(log: Path) -> None:

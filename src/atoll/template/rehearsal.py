@@ -15,6 +15,7 @@ from atoll.errors import AgentFailed
 from atoll.guest import Agent, exec_request, profile, start_request
 from atoll.model.agent import Disk, Exited, Extent, Process, Stdio
 from atoll.model.container import ContainerConfig
+from atoll.model.network import Interface
 from atoll.model.runtime import ExecStart
 from atoll.vmm import DiskSource, Machine, slots
 
@@ -23,6 +24,14 @@ PROGRAM = "/rehearsal"
 _DEADLINE_S = 60.0
 _INIT, _EXEC = "init", "exec"
 _CONFIG = ContainerConfig(image="", image_id="", command=(PROGRAM,), hostname="rehearsal", open_stdin=True)
+# Addresses for documentation (RFC 5737, RFC 3849): nobody's.
+_INTERFACE = Interface(
+    pci=slots.NETWORKS[0],
+    name="eth0",
+    mac="02:00:00:00:00:01",
+    addresses=("192.0.2.2/24", "2001:db8::2/64"),
+    gateways=("192.0.2.1", "2001:db8::1"),
+)
 
 
 @dataclass(frozen=True)
@@ -44,22 +53,28 @@ class Exits:
         self.listener(exited)
 
 
-async def rehearse(machine: Machine, agent: Agent, exits: Exits, stage: Stage, growth_mib: int = 0) -> None:
+async def rehearse(
+    machine: Machine, agent: Agent, exits: Exits, stage: Stage, growth_mib: int = 0, *, has_taps: bool
+) -> None:
     """Run a container of `stage` to its end and leave nothing of it; raises `VmFailed`, `StartFailed`.
 
-    It begins when the `growth_mib` of memory that the machine was offered have come.
+    It begins when the `growth_mib` of memory that the machine was offered have come. With taps it is on a network,
+    whose other end leads nowhere yet.
     """
     await machine.change_disks(DiskSource(stage.image), stage.writable)
     try:
         async with asyncio.timeout(_DEADLINE_S):
-            await _perform(agent, exits, Extent(0, stage.image.stat().st_size), growth_mib)
+            layer = Extent(0, stage.image.stat().st_size)
+            await _perform(agent, exits, layer, growth_mib, (_INTERFACE,) if has_taps else ())
     except TimeoutError:
         raise AgentFailed(f"the rehearsal did not end within {_DEADLINE_S:g} s") from None
     await agent.forget(profile(_CONFIG))
     await machine.change_disks(None, None)
 
 
-async def _perform(agent: Agent, exits: Exits, layer: Extent, growth_mib: int) -> None:
+async def _perform(
+    agent: Agent, exits: Exits, layer: Extent, growth_mib: int, interfaces: tuple[Interface, ...]
+) -> None:
     ended = {name: asyncio.get_running_loop().create_future() for name in (_INIT, _EXEC)}
     exits.listener = lambda exited: ended[exited.id].set_result(exited.code)
     connection = agent.connection
@@ -74,6 +89,7 @@ async def _perform(agent: Agent, exits: Exits, layer: Extent, growth_mib: int) -
             image=Disk(pci=slots.IMAGE),
             writable=Disk(pci=slots.WRITABLE),
             stdio=stdio,
+            interfaces=interfaces,
             growth_mib=growth_mib,
         )
     )
