@@ -44,6 +44,7 @@ NETWORK = Network(
     ipv6=Subnet("fd83::/64", GATEWAYS[1]),
 )
 _NEW_NETWORK, _NEW_USER = 0x40000000, 0x10000000
+_PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
 
@@ -121,6 +122,7 @@ def _fork_container() -> int:
     reader, writer = os.pipe()
     pid = os.fork()
     if pid == 0:
+        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         _unshare(_NEW_NETWORK)
         os.write(writer, b"x")
         peer()
