@@ -124,6 +124,16 @@ async def test_who_gets_the_address_of_a_container_that_ended_waits_for_its_vm_t
     assert list(endpoints_of(engine)) == [OTHER]
 
 
+async def test_locks_of_networks_that_are_no_more_are_removed(engine: EngineWithoutVms) -> None:
+    stray = engine.paths.networks / "0123456789ab.lock"
+    stray.touch()
+    kept = engine.paths.networks / "keeper.lock"
+    kept.touch()
+    async with engine.running():
+        await settled()
+    assert (stray.exists(), kept.exists()) == (False, True)
+
+
 async def test_segments_that_nobody_uses_end_with_the_engine(engine: EngineWithoutVms) -> None:
     async with engine.running() as services:
         await settled()

@@ -79,6 +79,7 @@ class Segment:
         self._link: asyncio.Future[Link] | None = None
         self._is_ended = False
         self._is_stale = False
+        self._replaced: Link | None = None
 
     @property
     def endpoints(self) -> dict[str, Endpoint]:
@@ -170,7 +171,8 @@ class Segment:
         link, self._link = self._link, None
         if link is not None:
             with suppress(AtollError, TimeoutError):
-                await (await asyncio.shield(link)).stop()
+                self._replaced = await asyncio.shield(link)
+                await self._replaced.stop()
 
     async def _open(self) -> Link:
         link = await self._start()
@@ -209,8 +211,9 @@ class Segment:
         """Have a segment that was killed come back."""
         reason = await link.wait_closed()
         delay_s = _FIRST_DELAY_S
-        if not self._is_ended:
-            log.warning("the segment of network %s is lost (%s): starting it again", self._network.name, reason)
+        if self._is_ended or link is self._replaced:
+            return
+        log.warning("the segment of network %s is lost (%s): starting it again", self._network.name, reason)
         while not self._is_ended:
             try:
                 await self.link()

@@ -151,10 +151,11 @@ class Segments:
         except AtollError as error:
             log.warning("containers can be on no network: %s", error)
             return
-        known = {network.id[:12] for network in networks}
-        for socket in self.directory.glob("*.sock"):
-            if socket.stem not in (*known, "keeper"):
-                await self._end_stray(socket)
+        known = {*(network.id[:12] for network in networks), "keeper"}
+        for left in [left for left in self.directory.iterdir() if left.stem not in known]:
+            if left.suffix == ".sock":
+                await self._end_stray(left.stem)
+            left.unlink(missing_ok=True)
         for network in networks:
             if network == first or self.of(network).endpoints:
                 self._tasks.spawn(self._warm_up(network), f"start of network {network.name}")
@@ -165,13 +166,11 @@ class Segments:
         except AtollError as error:
             log.warning("network %s cannot be started: %s", network.name, error)
 
-    async def _end_stray(self, socket: Path) -> None:
-        log.info("ending the segment that listens at %s, which belongs to no network", socket)
+    async def _end_stray(self, short_id: str) -> None:
+        log.info("ending the segment %s, which belongs to no network", short_id)
         with suppress(AtollError, TimeoutError):
-            link = await SegmentClient.connect(self.directory, socket.stem)
+            link = await SegmentClient.connect(self.directory, short_id)
             await link.stop()
-        socket.unlink(missing_ok=True)  # noqa: ASYNC240  # one system call
-        self._lock(socket.stem).unlink(missing_ok=True)
 
     def _lock(self, short_id: str) -> Path:
         """What is locked while a segment is being started."""

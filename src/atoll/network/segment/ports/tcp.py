@@ -176,14 +176,17 @@ class Connection:
         """Something may have become possible at a socket: there are bytes from it, or room for those to it."""
         if self._container is None or from_it is None or to_it is None:
             return
-        is_unfinished = from_it.pump()
-        if to_it.is_blocked or from_it.is_reset:
-            is_unfinished |= to_it.pump()
+        has_more_from = from_it.pump()
+        has_more_to = (to_it.is_blocked or from_it.is_reset) and to_it.pump()
         if from_it.is_broken or to_it.is_broken or (from_it.is_done and to_it.is_done):
             self._is_reset = self._is_reset or from_it.is_reset or to_it.is_reset
             self._close()
-        elif is_unfinished:
+            return
+        # Each by itself: what has had its turn is not blocked, and no event may ever come for it.
+        if has_more_from:
             self._listener.forwarder.again(lambda: self._move(from_it, to_it))
+        if has_more_to:
+            self._listener.forwarder.again(lambda: self._move(to_it, from_it))
 
     def _note_connected(self, container: socket.socket) -> bool:
         number = container.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
