@@ -41,7 +41,9 @@ def docker_proxy(place: Outside) -> Iterator[int]:
         words = ["-proto", "tcp", "-host-ip", "127.0.0.1", "-host-port", str(_PORT)]
         words += ["-container-ip", _CONTAINER, "-container-port", str(SINK)]
         # It says on descriptor 3 that it listens.
-        processes.append(subprocess.Popen([*place.within(), "sh", "-c", 'exec "$@" 3>/dev/null', "sh", program, *words]))
+        processes.append(
+            subprocess.Popen([*place.within(), "sh", "-c", 'exec "$@" 3>/dev/null', "sh", program, *words])
+        )
         yield _PORT
     finally:
         for process in processes:

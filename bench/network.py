@@ -13,7 +13,6 @@ import argparse
 import asyncio
 import contextlib
 import os
-import shutil
 import statistics
 import subprocess
 import sys
@@ -225,7 +224,9 @@ def main() -> None:
                 title, unit, is_more_better = KINDS[kind]
                 print_table(title, found, unit)
                 ours, plain = found[OURS], found[PLAIN]
-                broken |= judged("ratio", ratio(ours, plain) if is_more_better else ratio(plain, ours), LEAST, least=True)
+                broken |= judged(
+                    "ratio", ratio(ours, plain) if is_more_better else ratio(plain, ours), LEAST, least=True
+                )
         if options.only in (None, "ports"):
             found = measure_ports(options.rounds, place)
             print_table("through a published port", found, "MiB/s")
