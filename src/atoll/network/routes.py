@@ -1,5 +1,6 @@
 """Routes, rules and veth pairs, over the same netlink as `netlink.py`: what a way out and published ports need."""
 
+import errno
 import socket
 import struct
 from ipaddress import ip_address, ip_network
@@ -35,11 +36,19 @@ class Routes(Netlink):
         kind = attribute(_IFLA_LINKINFO | _NESTED, attribute(_INFO_KIND, b"veth") + data)
         self.change(_NEW_LINK, empty + text(_IFLA_NAME, name) + kind, _CREATE | _EXCLUSIVE)
 
-    def delete_link(self, name: str) -> None:
+    def delete_link(self, number: int) -> None:
         """Delete a device, if it is there."""
+        try:
+            self.change(_DELETE_LINK, _LINK.pack(socket.AF_UNSPEC, 0, number, 0, 0))
+        except OSError as error:
+            if error.errno != errno.ENODEV:
+                raise
+
+    def delete_named(self, name: str) -> None:
+        """Delete the device of that name, if there is one."""
         link = self.links().get(name)
         if link is not None:
-            self.change(_DELETE_LINK, _LINK.pack(socket.AF_UNSPEC, 0, link.number, 0, 0))
+            self.delete_link(link.number)
 
     def add_default(self, device: int, gateway: str) -> None:
         """Send by `gateway` what no other route is for, in the gateway's family; instead of where it went before."""

@@ -28,6 +28,7 @@ class Uplink:
         self._outlet = outlet
         self._watcher: asyncio.Task[None] | None = None
         self._is_fresh = True
+        self._directed = ""
 
     async def configure(self, spec: SegmentSpec) -> None:
         """Have the way out that `spec` wants.
@@ -42,7 +43,7 @@ class Uplink:
             self._is_fresh = False
         if spec.uplink == "none":
             await self._outlet.uplink(None)
-            _direct_to_host(None, spec)
+            self._direct(None, spec)
             return
         wish = Wish(kind=spec.uplink, name=spec.network.id[:12], to_host=spec.to_host)
         words = await self._make(wish, spec, "")
@@ -67,7 +68,7 @@ class Uplink:
             link = await self._outlet.uplink(wish)
             if link is not None and not link.configured:
                 _configure(link)
-            _direct_to_host(link, spec)
+            self._direct(link, spec)
         except (AtollError, OSError, KeyError) as error:
             if str(error) != said:
                 _LOG.warning("network %s has no way out now: %s", spec.network.name, error)
@@ -78,6 +79,17 @@ class Uplink:
         while True:
             await asyncio.sleep(_CHECK_S)
             words = await self._make(wish, spec, words)
+
+    def _direct(self, link: Link | None, spec: SegmentSpec) -> None:
+        """Lead what is for the network's gateway to the way out's, unless it is for the resolver."""
+        rules = to_host_ruleset(link, spec)
+        if rules != self._directed:
+            nftables = Nftables()
+            try:
+                nftables.run(rules)
+            finally:
+                nftables.close()
+            self._directed = rules
 
     async def _stop_watching(self) -> None:
         if self._watcher is not None:
@@ -100,16 +112,7 @@ def _configure(link: Link) -> None:
 
 def _delete_interface() -> None:
     with closing(Routes()) as routes:
-        routes.delete_link(INTERFACE)
-
-
-def _direct_to_host(link: Link | None, spec: SegmentSpec) -> None:
-    """Lead what is for the network's gateway to the way out's, unless it is for the resolver."""
-    nftables = Nftables()
-    try:
-        nftables.run(to_host_ruleset(link, spec))
-    finally:
-        nftables.close()
+        routes.delete_named(INTERFACE)
 
 
 def to_host_ruleset(link: Link | None, spec: SegmentSpec) -> str:
