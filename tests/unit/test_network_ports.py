@@ -59,14 +59,16 @@ def test_networks_have_links_of_their_own() -> None:
     assert len(links) > 195
 
 
-def test_the_network_host_leads_to_the_host() -> None:
+def test_only_the_network_host_leads_to_the_host() -> None:
     network = Network(
         id="0", name="reef", created_at=datetime.now(UTC), ipv4=Subnet(subnet="10.83.0.0/24", gateway="10.83.0.1")
     )
+    assert "dnat" not in to_host_ruleset(LINK, SegmentSpec(network=network, uplink="pasta"))
     spec = SegmentSpec(network=network, uplink="pasta", to_host=True)
     assert "ip daddr 10.83.0.1 meta l4proto { tcp, udp } th dport != 53 dnat ip to 100.64.0.1" in to_host_ruleset(
         LINK, spec
     )
+    assert "dnat" not in to_host_ruleset(None, spec)
 
 
 def test_a_veth_has_a_table_of_its_own() -> None:
