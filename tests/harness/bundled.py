@@ -2,14 +2,16 @@
 
 import asyncio
 import os
+import shutil
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from secrets import token_hex
 
 import msgspec
+from msgspec.structs import replace
 
 from atoll.errors import AtollError
 from atoll.image.disk import ComposedDisk, DiskLayer, compose_disk
@@ -17,10 +19,12 @@ from atoll.image.layer import write_layer
 from atoll.image.writable import make_writable_disk
 from atoll.kernel import Kernel, KernelStore, agent_path
 from atoll.model.agent import Extent
-from atoll.model.container import BundleSpec, ContainerConfig, DiskFiles, ExitStatus, Export
+from atoll.model.container import BundleSpec, ContainerConfig, DiskFiles, ExitStatus, Export, SpareSpec, VmSpec
 from atoll.runtime.client import RuntimeClient
 from atoll.runtime.logs import LogReader
 from atoll.runtime.spawner import Spawner
+from atoll.template import Stage
+from atoll.vmm import SavedMachine
 from harness.kernel import UnpackedKernel
 
 
@@ -74,6 +78,47 @@ class Container:
         return await self.client.wait()
 
 
+Launch = Callable[[Spawner, BundleSpec, Path], Awaitable[None]]
+"""Makes the runtime of a bundle, whose specification is in a file."""
+
+
+async def launch_cold(spawner: Spawner, spec: BundleSpec, config: Path) -> None:
+    """A runtime whose VM boots."""
+    await spawner.spawn(config)
+
+
+def launch_clone(template: SavedMachine) -> Launch:
+    """A runtime whose VM is a clone of the template."""
+
+    async def launch(spawner: Spawner, spec: BundleSpec, config: Path) -> None:
+        await spawner.spawn(config, template)
+
+    return launch
+
+
+def launch_spare(template: SavedMachine, stage: Stage) -> Launch:
+    """A runtime whose VM has rehearsed, on copies of the stage's disks, before it is the container's."""
+
+    async def launch(spawner: Spawner, spec: BundleSpec, config: Path) -> None:
+        directory = config.parent / "spare"
+        directory.mkdir()
+        vm = {name: getattr(spec, name) for name in VmSpec.__struct_fields__} | {"run_dir": str(directory / "run")}
+        spare = SpareSpec(
+            **vm,
+            name="spare",
+            stage_image=str(shutil.copy(str(stage.image), directory / "image")),
+            stage_writable=str(shutil.copy(str(stage.writable), directory / "writable")),
+        )
+        (directory / "spare.json").write_bytes(msgspec.json.encode(spare))
+        await spawner.spawn(directory / "spare.json", template, is_spare=True)
+        await asyncio.to_thread(Path(spare.run_dir).rename, spec.run_dir)
+        client = await RuntimeClient.connect(Path(spec.run_dir))
+        await client.claim(config)
+        await client.close()
+
+    return launch
+
+
 @asynccontextmanager
 async def bundled_container(
     guest: Guest,
@@ -83,8 +128,13 @@ async def bundled_container(
     bundle: Path | None,
     config: dict[str, object],
     exports: tuple[Export, ...] = (),
+    launch: Launch = launch_cold,
+    **changes: object,
 ) -> AsyncIterator[Container]:
-    """A container with a runtime; at the end it is killed if it still runs, and must have left no run directory."""
+    """A container with a runtime; at the end it is killed if it still runs, and must have left no run directory.
+
+    `changes` are to its `BundleSpec`.
+    """
     identity = token_hex(32)
     if bundle is None:
         bundle = directory / identity
@@ -117,8 +167,9 @@ async def bundled_container(
         log_max_files=2,
     )
     config_file = bundle / "config.json"
+    spec = replace(spec, **changes)
     config_file.write_bytes(msgspec.json.encode(spec))
-    await spawner.spawn(config_file)
+    await launch(spawner, spec, config_file)
     client = await RuntimeClient.connect(run_dir)
     try:
         yield Container(client, spec)

@@ -238,6 +238,15 @@ def test_a_start_takes_its_interfaces_along() -> None:
     assert b"10.1.0.2\tbox\n" in request.files["/etc/hosts"]
 
 
+def test_a_container_that_switches_ipv6_off_gets_none_of_it() -> None:
+    config = replace(CONFIG, sysctls={"net.ipv6.conf.all.disable_ipv6": "1"})
+    interface = replace(FIRST, gateways=("10.1.0.1", "fd01::1"))
+    request = start_request(
+        config, id=ID, layers=LAYERS, image=IMAGE, writable=None, stdio=Stdio(), interfaces=(interface,)
+    )
+    assert request.interfaces == (replace(FIRST, addresses=("10.1.0.2/16",), gateways=("10.1.0.1",)),)
+
+
 def test_an_exec_is_like_the_container_where_it_says_nothing() -> None:
     config = replace(CONFIG, environment=("A=1",), user="app", cap_drop=("ALL",), no_new_privileges=True)
     process = Process(arguments=("id",), environment=("A=2", "B=3"), working_dir="/srv")

@@ -7,7 +7,7 @@
 mod netlink;
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::str::FromStr;
 
@@ -21,7 +21,8 @@ use crate::failure::{Code, During, Failure, Result};
 use crate::message::Interface;
 use netlink::Netlink;
 
-const OWN_NAMESPACE: &str = "/proc/self/ns/net";
+/// That of the thread: it need not be the process's.
+const OWN_NAMESPACE: &str = "/proc/thread-self/ns/net";
 /// What interfaces that are made from now on begin with: addresses are the host's to give, at once and for good.
 const DEFAULTS: [(&str, &[u8]); 2] =
     [("/proc/sys/net/ipv6/conf/default/accept_ra", b"0"), ("/proc/sys/net/ipv6/conf/default/accept_dad", b"0")];
@@ -114,7 +115,10 @@ impl Network {
         from.netlink.carry_out(vec![netlink::bring_up(index, into, name, plan.mac, interface.mtu)])?;
         let index = home.index(name)?;
         let device = Device { name: name.clone(), index, is_parked: false };
-        let addresses = plan.addresses.into_iter().map(|address| netlink::add_address(index, address));
+        // The kernel makes the link-local address when it has noticed the link: of a device that was bound long ago at once.
+        let own = if was_parked { None } else { Some(Address::link_local(plan.mac)) };
+        let own = own.filter(|_| plan.addresses.iter().any(|address| address.ip.is_ipv6()));
+        let addresses = plan.addresses.into_iter().chain(own).map(|address| netlink::add_address(index, address));
         let routes = plan.gateways.into_iter().map(|gateway| netlink::add_default_route(index, gateway));
         match home.netlink.carry_out(addresses.chain(routes).collect()) {
             Ok(()) => {
@@ -211,6 +215,13 @@ pub struct Address {
 }
 
 impl Address {
+    /// That which the kernel makes of a MAC (RFC 4291, appendix A).
+    fn link_local([a, b, c, d, e, f]: [u8; 6]) -> Address {
+        let host = [a ^ 2, b, c, 0xff, 0xfe, d, e, f];
+        let ip = Ipv6Addr::from_bits(0xfe80 << 112 | u128::from(u64::from_be_bytes(host)));
+        Address { ip: ip.into(), prefix: 64 }
+    }
+
     fn broadcast(self) -> Option<Ipv4Addr> {
         match self.ip {
             IpAddr::V4(ip) if self.prefix < 31 => Some(Ipv4Addr::from_bits(ip.to_bits() | u32::MAX >> self.prefix)),
@@ -265,6 +276,12 @@ mod tests {
         for bad in ["10.83.0.2", "10.83.0.2/33", "fd00::2/129", "10.83.0/16", "10.83.0.2/", "/16"] {
             assert_eq!(bad.parse::<Address>(), Err(()), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_link_local_address_has_the_mac_in_it() {
+        let address = Address::link_local([0x02, 0x42, 0x0a, 0x53, 0x00, 0x02]);
+        assert_eq!(address, "fe80::42:aff:fe53:2/64".parse().unwrap());
     }
 
     #[test]

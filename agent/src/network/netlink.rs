@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use std::ops::Range;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 
-use netlink_packet_core::{Emitable, NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REQUEST, NetlinkHeader};
+use netlink_packet_core::{Emitable, NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkHeader};
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage};
 use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
@@ -114,6 +114,8 @@ fn link(what: String, index: u32, attributes: Vec<LinkAttribute>, flags: Option<
 }
 
 /// An address that is ours at once: nobody else has it, so nobody is asked.
+///
+/// The kernel may have it made already: the link-local one.
 pub fn add_address(index: u32, address: Address) -> Request {
     let mut message = AddressMessage::default();
     message.header.family = family(address.ip);
@@ -125,7 +127,7 @@ pub fn add_address(index: u32, address: Address) -> Request {
         message.attributes.push(AddressAttribute::Broadcast(broadcast));
     }
     let what = format!("take the address {}", address.ip);
-    Request { what, message: Box::new(message), kind: libc::RTM_NEWADDR, flags: NLM_F_CREATE | NLM_F_EXCL }
+    Request { what, message: Box::new(message), kind: libc::RTM_NEWADDR, flags: NLM_F_CREATE | NLM_F_REPLACE }
 }
 
 pub fn add_default_route(index: u32, gateway: IpAddr) -> Request {

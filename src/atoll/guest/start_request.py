@@ -7,6 +7,9 @@ paths that are masked or read-only, limits. Source of the defaults: what `docker
 import os
 import posixpath
 import time
+from collections.abc import Mapping
+
+from msgspec.structs import replace
 
 from atoll.errors import InvalidRequest
 from atoll.guest.capabilities import capabilities
@@ -80,7 +83,7 @@ def start_request(
         growth_bytes=growth_mib << 20,
         root=Root(image=image, layers=layers, trees=trees, writable=writable, read_only=config.read_only),
         mounts=mounts,
-        interfaces=interfaces,
+        interfaces=_without_disabled(interfaces, config.sysctls),
         files=_without_mounted(identity_files(config, id, interfaces, resolvers, host_gateway), mounts),
         sysctls=_SYSCTLS | config.sysctls,
         limits=limits(config),
@@ -100,6 +103,20 @@ def start_request(
             terminal=config.terminal_size if config.terminal else None,
             stdio=stdio,
         ),
+    )
+
+
+def _without_disabled(interfaces: tuple[Interface, ...], sysctls: Mapping[str, str]) -> tuple[Interface, ...]:
+    """Where a user switches IPv6 off, as images that cannot do with it want, there is none to be configured."""
+    if all(sysctls.get(f"net.ipv6.conf.{which}.disable_ipv6", "0") == "0" for which in ("all", "default")):
+        return interfaces
+    return tuple(
+        replace(
+            interface,
+            addresses=tuple(address for address in interface.addresses if ":" not in address),
+            gateways=tuple(gateway for gateway in interface.gateways if ":" not in gateway),
+        )
+        for interface in interfaces
     )
 
 
