@@ -25,11 +25,14 @@ class Refused(Exception):
 
 
 @contextmanager
-def bench_engine(settings: Mapping[str, Setting]) -> Iterator[EngineUnderTest]:
-    """A started engine with `settings`; it, its containers and its root are gone when the context ends."""
+def bench_engine(settings: Mapping[str, Setting], within: tuple[str, ...] = ()) -> Iterator[EngineUnderTest]:
+    """A started engine with `settings`; it, its containers and its root are gone when the context ends.
+
+    Its command lines begin with `within`.
+    """
     kernel = unpacked_kernel()
     with ExitStack() as stack:
-        engine = engine_at(stack.enter_context(engine_root()))
+        engine = engine_at(stack.enter_context(engine_root()), within)
         # JSON's words for these are TOML's as well.
         lines = [f"{name} = {json.dumps(value)}\n" for name, value in settings.items()]
         (engine.root / "atoll.toml").write_text("".join(lines))

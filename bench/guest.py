@@ -84,11 +84,22 @@ class Guest:
 
 @contextmanager
 def guest(
-    kernel: UnpackedKernel, machine: MachineSpec, scratch: Path, disks: Sequence[Disk], modules: Sequence[str] = ()
+    kernel: UnpackedKernel,
+    machine: MachineSpec,
+    scratch: Path,
+    disks: Sequence[Disk] = (),
+    modules: Sequence[str] = (),
+    *,
+    programs: Sequence[Path] = (),
+    devices: Sequence[str] = (),
+    within: Sequence[str] = (),
 ) -> Iterator[Guest]:
-    """A guest with `disks` that knows `modules` besides the product's; it is killed when the context ends."""
+    """A guest with `disks` that knows `modules` besides the product's; it is killed when the context ends.
+
+    `programs` are in its /bin, `devices` are more words for QEMU, whose command line begins with `within`.
+    """
     initramfs = scratch / "guest-initramfs"
-    write_initramfs(initramfs, kernel, modules)
+    write_initramfs(initramfs, kernel, modules, programs)
     spec = replace(machine, initramfs=initramfs, name="atoll-plain")
     with ExitStack() as ours, ExitStack() as theirs:
         ends, handover = open_handover(spec, ours, theirs)
@@ -98,7 +109,7 @@ def guest(
             readonly = "on" if disk.is_read_only else "off"
             arguments += ["-drive", f"if=none,id=plain{number},format=raw,readonly={readonly},file={disk.path}"]
             arguments += ["-device", f"virtio-blk-pci,drive=plain{number},serial=plain{number}"]
-        with subprocess.Popen([spec.qemu, *arguments], pass_fds=handover.descriptors) as qemu:
+        with subprocess.Popen([*within, spec.qemu, *arguments, *devices], pass_fds=handover.descriptors) as qemu:
             theirs.close()
             try:
                 ends.console.setblocking(True)
@@ -109,7 +120,7 @@ def guest(
                 qemu.kill()
 
 
-def write_initramfs(file: Path, kernel: UnpackedKernel, modules: Sequence[str]) -> None:
+def write_initramfs(file: Path, kernel: UnpackedKernel, modules: Sequence[str], programs: Sequence[Path] = ()) -> None:
     """An initramfs of busybox, the kernel's modules, and a shell for its init."""
     loaded = ModuleTree.read(kernel.modules).load((*REQUIRED, *modules))
     directory, plain = stat.S_IFDIR | 0o755, stat.S_IFREG | 0o755
@@ -121,6 +132,7 @@ def write_initramfs(file: Path, kernel: UnpackedKernel, modules: Sequence[str]) 
                 Entry("dev/console", stat.S_IFCHR | 0o600, device=(5, 1)),
                 Entry("init", plain, _INIT.encode()),
                 Entry("bin/busybox", plain, program("busybox").read_bytes()),
+                *(Entry(f"bin/{file.name}", plain, file.read_bytes()) for file in programs),
                 *(Entry(f"modules/{module.file_name}", plain, module.data) for module in loaded),
                 Entry("modules/order", plain, "".join(f"{module.file_name}\n" for module in loaded).encode()),
             ],

@@ -40,7 +40,7 @@ class EngineWithoutVms:
         self.paths = Paths(root=root, run=root / "run", socket=root / "s", settings_file=root / "atoll.toml")
         self.launcher = MemoryLauncher()
         self.host = MemoryHost()
-        for directory in (self.paths.containers, self.paths.run):
+        for directory in (self.paths.containers, self.paths.run, self.paths.networks):
             directory.mkdir()
 
     @asynccontextmanager

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
-from atoll.errors import AgentFailed, AtollError, Conflict, NotFound
+from atoll.errors import AgentFailed, AtollError, Conflict, NotFound, Unavailable
 from atoll.model.network import Counters, Endpoint, Network, PortBinding, SegmentSpec
 from atoll.network.keeper_client import Tap
 
@@ -131,12 +131,13 @@ class MemoryKeeper:
 
     def __init__(self, host: "MemoryHost") -> None:
         self._host = host
-        self.is_lost = False
 
     async def taps(self, count: int) -> list[Tap]:
         """So many, or why not."""
         if self._host.keeper_error is not None:
             raise self._host.keeper_error
+        if self._host.keeper is not self:
+            raise Unavailable("the keeper of networks does not answer")
         return [Tap(f"at{number}", os.open(os.devnull, os.O_RDWR)) for number in range(count)]
 
     async def forget(self, network_id: str) -> None:
@@ -157,7 +158,8 @@ class MemoryHost:
         self.forgotten: list[str] = []
         self.error: AtollError | None = None
         self.keeper_error: AtollError | None = None
-        self.starts = 0
+        self.keeper: MemoryKeeper | None = None
+        self.starts = self.keepers = 0
         self.may_answer = asyncio.Event()
         self.may_answer.set()
 
@@ -170,7 +172,14 @@ class MemoryHost:
 
     async def start_keeper(self, directory: Path) -> MemoryKeeper:
         """One that answers."""
-        return MemoryKeeper(self)
+        if self.keeper is None:
+            self.keeper = MemoryKeeper(self)
+            self.keepers += 1
+        return self.keeper
+
+    def kill_keeper(self) -> None:
+        """`kill -9` of it."""
+        self.keeper = None
 
     def describe(self, network: Network) -> SegmentSpec:
         """What a segment is told of its network."""

@@ -27,6 +27,7 @@ HOST = ("203.0.113.2", "2001:db8::2")
 PEER = ("203.0.113.1", "2001:db8::1")
 """The internet's end of the cable."""
 UNPRIVILEGED_UID = 12345
+_PREFIXES = ("atoll-host-", "atoll-internet-")
 _TUN = Path("/dev/net/tun")
 _NAMESPACES = Path("/run/netns")
 
@@ -78,9 +79,10 @@ class Outside:
 
 
 def namespaces() -> list[str]:
-    """The machine's named network namespaces, one line each."""
+    """The machine's named network namespaces that are Atoll's, but those of fake internets, one line each."""
     named = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True, check=True).stdout.splitlines()
-    return sorted(f"namespace {line.split()[0]}" for line in named)
+    names = sorted(line.split()[0] for line in named)
+    return [f"namespace {name}" for name in names if name.startswith("atoll") and not name.startswith(_PREFIXES)]
 
 
 @contextmanager
@@ -91,7 +93,7 @@ def outside(directory: Path, *, forwards: bool = True) -> Iterator[Outside]:
     """
     name = secrets.token_hex(3)
     with ExitStack() as stack:
-        host, internet = (stack.enter_context(_namespace(f"atoll-{role}-{name}")) for role in ("host", "internet"))
+        host, internet = (stack.enter_context(_namespace(f"{prefix}{name}")) for prefix in _PREFIXES)
         _connect(host, internet, forwards)
         log = directory / "internet.log"
         stack.enter_context(_services(internet, log))

@@ -6,6 +6,7 @@
  *   probe send IFACE COUNT HEX...          puts raw frames on the wire, each COUNT times
  *   probe flood IFACE SECONDS HEX...       does so as fast as it can and prints how many it was
  *   probe capture IFACE SECONDS            prints every frame that comes in, as hex, promiscuous
+ *   probe get ADDRESS PATH                 prints what a web server answers; 2 if it cannot be reached within 3 s
  *   probe sink PORT                        takes connections for ever: reads to the end, answers with the number of bytes
  *   probe push ADDRESS PORT BYTES          sends that much and prints the seconds until all was read
  *   probe connect ADDRESS PORT COUNT       connects that often and prints the microseconds of each
@@ -183,9 +184,26 @@ static int dialled(const char *address, const char *port)
 	struct sockaddr_storage to;
 	socklen_t length = address_of(address, port, &to);
 	int sock = socket(to.ss_family, SOCK_STREAM, 0);
+	struct timeval patience = {.tv_sec = 3};
+	setsockopt(sock, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof patience);
 	if (connect(sock, (void *)&to, length))
 		failed("connect");
 	return sock;
+}
+
+static int get(const char *address, const char *path)
+{
+	int sock = dialled(address, "80"), in_body = 0;
+	char text[1024];
+	FILE *stream = fdopen(sock, "r+");
+	fprintf(stream, "GET %s HTTP/1.0\r\n\r\n", path);
+	fflush(stream);
+	while (fgets(text, sizeof text, stream)) {
+		if (in_body)
+			fputs(text, stdout);
+		in_body |= !strcmp(text, "\r\n");
+	}
+	return !in_body;
 }
 
 static int push(const char *address, const char *port, long long bytes)
@@ -233,6 +251,8 @@ int main(int count, char **words)
 		return capture(words[2], atof(words[3]));
 	if (!strcmp(what, "sink"))
 		sink(words[2]);
+	if (!strcmp(what, "get") && count == 4)
+		return get(words[2], words[3]);
 	if (!strcmp(what, "push") && count == 5)
 		return push(words[2], words[3], atoll(words[4]));
 	if (!strcmp(what, "connect") && count == 5)

@@ -1,4 +1,4 @@
-"""A segment of two parts, the way out and published ports, and one "container": a namespace with servers in it.
+"""A segment without VMs, and one "container": a namespace with servers in it. Filter and rules are the real ones.
 
 `python -m harness.small_segment` is started on the host, as root or not. It prints `ready`, then reads one JSON object
 a line (`{"put": [[container_port, protocol, host_ip, host_port], ...]}`, `{"uplink": "pasta"}`, `{"remove": true}`,
@@ -27,12 +27,16 @@ from msgspec.structs import replace
 
 from atoll.errors import AtollError
 from atoll.model.network import Endpoint, Network, PortBinding, Protocol, SegmentSpec, Subnet
+from atoll.network.segment.egress import Egress
+from atoll.network.segment.filter import Filter
+from atoll.network.segment.nftables import Nftables
 from atoll.network.segment.outlet import Outlet, fork_outlet
 from atoll.network.segment.ports import Ports
 from atoll.network.segment.uplink.uplink import Uplink
 from atoll.network.uplinks import host_addresses
 
 GATEWAYS = ("10.83.0.1", "fd83::1")
+MAC = "02:00:00:00:00:02"
 CONTAINER = ("10.83.0.2", "fd83::2")
 ECHO, WHO, SINK, RESET, ANSWER = 7, 8, 9, 10, 11
 """Ports of the container: what comes is sent back; one's own address; nothing; a reset; 1 MiB, then what it has got."""
@@ -44,6 +48,7 @@ NETWORK = Network(
     ipv6=Subnet("fd83::/64", GATEWAYS[1]),
 )
 _NEW_NETWORK, _NEW_USER = 0x40000000, 0x10000000
+_PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
 
@@ -67,13 +72,15 @@ def main() -> None:
 
 async def _serve(outside: socket.socket, container: int, addresses: tuple[str, ...]) -> None:
     outlet = Outlet(outside)
+    nftables = Nftables()
+    filters, egress = Filter(nftables), Egress(nftables)
     uplink, ports = Uplink(outlet), Ports(outlet, silence_s=float(os.environ.get("SILENCE_S", "90")))
-    endpoint = Endpoint(
-        id="c0ffee" * 10, mac="02:00:00:00:00:02", ipv4=CONTAINER[0], ipv6=CONTAINER[1], names=("fish",)
-    )
+    endpoint = Endpoint(id="c0ffee" * 10, mac=MAC, tap="tap0", ipv4=CONTAINER[0], ipv6=CONTAINER[1], names=("fish",))
     spec = SegmentSpec(network=NETWORK, uplink="none", host_addresses=addresses)
-    await uplink.configure(spec)
-    await ports.configure(spec)
+    for part in (filters, egress, uplink, ports):
+        await part.configure(spec)
+    await filters.put(endpoint)
+    await egress.put(endpoint)
     print("ready", flush=True)
     loop = asyncio.get_running_loop()
     while line := await loop.run_in_executor(None, sys.stdin.readline):
@@ -95,7 +102,9 @@ async def _serve(outside: socket.socket, container: int, addresses: tuple[str, .
                 case {"remove": _}:
                     await ports.remove(endpoint.id)
                 case {"uplink": kind, "to_host": to_host}:
-                    await uplink.configure(replace(spec, uplink=kind, to_host=to_host))
+                    wanted_spec = replace(spec, uplink=kind, to_host=to_host)
+                    await egress.configure(wanted_spec)
+                    await uplink.configure(wanted_spec)
                 case {"run": command}:
                     words = ["nsenter", f"--net=/proc/{container}/ns/net", *command]
                     answer = (await asyncio.to_thread(subprocess.run, words, capture_output=True, text=True)).stdout
@@ -121,6 +130,7 @@ def _fork_container() -> int:
     reader, writer = os.pipe()
     pid = os.fork()
     if pid == 0:
+        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         _unshare(_NEW_NETWORK)
         os.write(writer, b"x")
         peer()
@@ -137,7 +147,7 @@ def _connect(container: int) -> None:
         ["ip", "link", "set", "br0", "up"],
         ["ip", "address", "add", f"{GATEWAYS[0]}/24", "dev", "br0"],
         ["ip", "address", "add", f"{GATEWAYS[1]}/64", "dev", "br0", "nodad"],
-        ["ip", "link", "add", "tap0", "type", "veth", "peer", "name", "eth0", "netns", str(container)],
+        ["ip", "link", "add", "tap0", "type", "veth", "peer", "name", "eth0", "address", MAC, "netns", str(container)],
         ["ip", "link", "set", "tap0", "master", "br0", "up"],
         [*inside, "ip", "link", "set", "lo", "up"],
         [*inside, "ip", "address", "add", f"{CONTAINER[0]}/24", "dev", "eth0"],
@@ -145,9 +155,8 @@ def _connect(container: int) -> None:
         [*inside, "ip", "link", "set", "eth0", "up"],
         [*inside, "ip", "route", "add", "default", "via", GATEWAYS[0]],
         [*inside, "ip", "route", "add", "default", "via", GATEWAYS[1]],
-        # What the part `egress` would do.
+        # What the part `links` would do.
         ["sysctl", "-qw", "net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1"],
-        ["nft", "table inet m { chain c { type nat hook postrouting priority srcnat; oifname uplink masquerade; }; }"],
     ]
     for command in commands:
         subprocess.run(command, check=True)

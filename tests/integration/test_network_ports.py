@@ -163,7 +163,7 @@ def test_a_taken_port_refuses_all(segment: SmallSegment, host: Inside) -> None:
         assert refusal.value.kind == "Conflict"
         assert str(refusal.value) == (
             "driver failed programming external connectivity on endpoint fish (c0ffeec0ffee): "
-            "failed to bind host port 127.0.0.1:8090/tcp: address already in use"
+            "Bind for 127.0.0.1:8090/tcp failed: port is already allocated"
         )
         with pytest.raises(ConnectionRefusedError):
             host.connect(HERE, 8091)
@@ -191,7 +191,7 @@ def test_what_stays_published_keeps_its_connections(segment: SmallSegment, host:
 def test_the_first_free_port_of_a_range_is_taken(segment: SmallSegment, host: Inside) -> None:
     with host.do(lambda: socket.create_server((HERE, 8100))):
         assert segment.publish((ECHO, "tcp", HERE, 8100, 8102)) == [(HERE, 8101)]
-        with pytest.raises(Refused, match="8100/tcp: address already in use"):
+        with pytest.raises(Refused, match="8100/tcp failed: port is already allocated"):
             segment.publish((SINK, "tcp", HERE, 8100))
 
 

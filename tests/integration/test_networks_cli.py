@@ -5,6 +5,7 @@ What goes over these networks is tested in `test_networks.py`.
 
 import json
 import re
+import signal
 from collections.abc import Iterator
 from contextlib import closing
 
@@ -13,6 +14,8 @@ import pytest
 from harness.command import Command
 from harness.engine import EngineUnderTest
 from harness.networking import remove_all
+
+PCAP_HEAD_BYTES = 24
 
 
 @pytest.fixture(params=["atoll", "docker"])
@@ -238,6 +241,18 @@ def test_a_taken_port_is_exit_code_125(running: Command) -> None:
     running.ok("run", "-d", "-p", "8080:80", "busybox", "sleep", "1000")
     done = running("run", "--rm", "-p", "8080:80", "busybox", "true")
     assert (done.code, "port is already allocated" in done.stderr) == (125, True)
+
+
+def test_a_trace_of_a_quiet_network_is_a_head_and_ends_well(networked: EngineUnderTest) -> None:
+    networked.atoll.ok("network", "create", "--internal", "reef")
+    with networked.atoll.start("network", "trace", "reef") as trace:
+        assert trace.stdout is not None
+        assert len(trace.stdout.read(PCAP_HEAD_BYTES)) == PCAP_HEAD_BYTES
+        trace.send_signal(signal.SIGINT)
+        assert trace.wait(10) == 0
+    networked.atoll.ok("network", "rm", "reef")
+    done = networked.atoll("network", "trace", "reef")
+    assert (done.code, "network reef not found" in done.stderr) == (1, True)
 
 
 def test_our_networks_have_what_docker_does_not(engine: EngineUnderTest) -> None:

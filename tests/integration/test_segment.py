@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager, contextmanager, suppress
 from datetime import UTC, datetime
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
@@ -47,8 +47,9 @@ from harness.ethernet import (
 )
 from harness.internet import UNPRIVILEGED_UID, tun_for_everybody
 from harness.process import Process
+from msgspec.structs import replace
 
-from atoll.errors import NotFound, Unavailable
+from atoll.errors import NotFound, Unavailable, VmFailed
 from atoll.model.network import Endpoint, Network, SegmentSpec, Subnet
 from atoll.network.client import SegmentClient, start_segment
 from atoll.network.keeper_client import Keeper, start_keeper
@@ -483,6 +484,29 @@ async def test_links_outlive_the_segment_and_the_next_one_finds_them(lan: Lan) -
         c.send(honest(C, B))
     await lan.segment.put(lan.endpoints[2])
     assert await lan.arriving(b, honest(C, B), by=c)
+
+
+async def test_killed_at_any_moment_the_next_segment_puts_it_right(lan: Lan) -> None:
+    a, b, c = lan.ports
+    rules = random.Random(9)
+
+    async def come_and_go() -> None:
+        with suppress(VmFailed):
+            while True:
+                for endpoint in lan.endpoints:
+                    await lan.segment.remove(endpoint.id)
+                    await lan.segment.put(replace(endpoint, tap=""))
+                    await lan.segment.plug(endpoint.id, endpoint.tap)
+
+    for _ in range(8):
+        moving = asyncio.create_task(come_and_go())
+        await asyncio.sleep(rules.uniform(0, 0.12))
+        Process.of(lan.segment.pid).kill(signal.SIGKILL)
+        await moving
+        lan.segment = await start_segment(lan.directory, NETWORK_ID)
+        await lan.segment.configure(spec(), lan.endpoints)
+        assert await lan.arriving(b, honest(A, B), *forgeries().values(), by=a) == [honest(A, B)]
+        assert await lan.arriving(c, honest6(B, C), by=b)
 
 
 async def test_configuring_again_changes_nothing(lan: Lan) -> None:

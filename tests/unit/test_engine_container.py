@@ -318,7 +318,7 @@ async def test_files_that_no_container_owns_are_removed(engine: EngineWithoutVms
         await make(services)
     async with engine.running():
         assert [entry.name for entry in engine.paths.containers.iterdir()] == [ID]
-        assert list(engine.paths.run.iterdir()) == []
+        assert list(engine.paths.run.iterdir()) == [engine.paths.networks]
 
 
 async def test_a_start_cut_short_by_the_engines_end_is_as_if_it_was_not_asked_for(engine: EngineWithoutVms) -> None:

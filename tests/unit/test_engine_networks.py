@@ -73,6 +73,7 @@ async def test_a_container_that_runs_is_on_its_networks_with_its_taps(
     assert here.names == ("reef", ID[:12], "h", ID)
     engine.launcher.runtimes[ID].end(0)
     assert await container.wait("not-running") == 0
+    await settled()
     assert endpoints_of(engine) == endpoints_of(engine, "reef") == {}
     assert told(services) == [("network", "create")] + [("network", "connect")] * 2 + [("network", "disconnect")] * 2
 
@@ -100,6 +101,59 @@ async def test_ports_are_published_and_free_again_when_the_end_is_told(
     assert container.record.published == ()
     other = await make(services, name="coral", container_id=OTHER, networks=on("bridge"), ports=(WEB,))
     await other.start()
+
+
+async def test_who_gets_the_address_of_a_container_that_ended_waits_for_its_vm_to_be_gone(
+    engine: EngineWithoutVms, services: Services
+) -> None:
+    wish = NetworkWish(network="bridge", ipv4="10.83.0.77")
+    container = await make(services, networks=(wish,), auto_remove=True)
+    await container.start()
+    engine.launcher.may_go.clear()
+    engine.launcher.runtimes[ID].end(0)
+    await container.wait("removed")
+    # Nobody finds it any more, and its VM still has its tap.
+    assert endpoints_of(engine)[ID].names == ()
+    assert endpoints_of(engine)[ID].tap
+    other = await make(services, name="coral", container_id=OTHER, networks=(wish,))
+    starting = asyncio.ensure_future(other.start())
+    await settled()
+    assert OTHER not in endpoints_of(engine)
+    engine.launcher.may_go.set()
+    await starting
+    assert list(endpoints_of(engine)) == [OTHER]
+
+
+async def test_locks_of_networks_that_are_no_more_are_removed(engine: EngineWithoutVms) -> None:
+    stray = engine.paths.networks / "0123456789ab.lock"
+    stray.touch()
+    kept = engine.paths.networks / "keeper.lock"
+    kept.touch()
+    async with engine.running():
+        await settled()
+    assert (stray.exists(), kept.exists()) == (False, True)
+
+
+async def test_segments_that_nobody_uses_end_with_the_engine(engine: EngineWithoutVms) -> None:
+    async with engine.running() as services:
+        await settled()
+    assert engine.host.segments == {}
+    async with engine.running() as services:
+        await (await make(services, networks=on("bridge"))).start()
+    assert len(engine.host.segments) == 1
+
+
+async def test_after_the_keeper_was_killed_segments_without_vms_are_made_anew(
+    engine: EngineWithoutVms, services: Services
+) -> None:
+    await settled()
+    container = await make(services, networks=on("bridge"))
+    engine.host.kill_keeper()
+    await container.start()
+    assert (engine.host.starts, engine.host.keepers) == (2, 2)
+    engine.host.kill_keeper()
+    await (await make(services, name="coral", container_id=OTHER, networks=on("bridge"))).start()
+    assert (engine.host.starts, engine.host.keepers) == (2, 3)
 
 
 async def test_a_port_that_is_taken_fails_the_start_before_anything_runs(
@@ -207,6 +261,7 @@ async def test_a_killed_engine_finds_ports_taps_and_names_again(engine: EngineWi
         assert [endpoints_of(engine), endpoints_of(engine, "reef")] == before
         assert services.registry.get(ID).record.published == published
         await services.registry.get(ID).stop()
+        await settled()
         assert endpoints_of(engine) == {}
 
 

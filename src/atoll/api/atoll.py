@@ -68,6 +68,8 @@ async def status(request: web.Request) -> web.Response:
     warnings = [TCG_WARNING] if accelerator.name == "tcg" else []
     warnings += [kernel.reason] if kernel.version is None else []
     warnings += [f"QEMU is missing: {engine.settings.qemu} cannot be run"] if found is None else []
+    problem = await engine.networks.problem()
+    warnings += [problem] if problem else []
     return answer(
         EngineStatus(
             version=__version__,

@@ -202,6 +202,7 @@ class Container:
         try:
             await wait_until_gone(runtime)
             await runtime.close()
+            await self._services.networking.vm_gone(self.id)
             self._clean_up()
         finally:
             self._vm_is_gone.set()

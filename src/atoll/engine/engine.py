@@ -202,6 +202,7 @@ async def open_engine(paths: Paths, settings: Settings) -> AsyncIterator[Engine]
         usual = default_size(settings)
         pool = Pool(paths, settings, templates, stages, spawner, admission, tasks, vms.make, usual)
         stack.push_async_callback(pool.close)
+        segments.keeper_lost.append(pool.renew)
 
         def records() -> Iterator[ContainerRecord]:
             return (container.record for container in registry)

@@ -1,13 +1,16 @@
 """What a container's start, life and end mean on its networks: endpoints on segments, and names for its neighbours.
 
 A container *joins* its networks while its VM is launched (ports are bound then, so that a start fails before anything
-has run), is *plugged* in when its VM's taps are known, and *leaves* at its end.
+has run), is *plugged* in when its VM's taps are known, and *leaves* at its end: nobody hears of it any more, and its
+ports are free. Its endpoints are removed when its VM is gone, for until then they would have to be unplugged, which
+takes longer.
 """
 
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Collection, Iterable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 from msgspec.structs import replace
@@ -38,6 +41,14 @@ T = TypeVar("T")
 _SHORT_ID = 12
 
 
+@dataclass
+class _Leaving:
+    """A container that has ended, and whose VM may still be there."""
+
+    record: ContainerRecord
+    is_gone: asyncio.Event = field(default_factory=asyncio.Event)
+
+
 class Networking:
     """The endpoints of all containers that run, or are about to."""
 
@@ -46,6 +57,7 @@ class Networking:
         self._segments = segments
         self._tasks = tasks
         self._joined: dict[str, ContainerRecord] = {}
+        self._leaving: dict[str, _Leaving] = {}
 
     @asynccontextmanager
     async def joining(self, record: ContainerRecord) -> AsyncIterator[Awaitable[tuple[PortBinding, ...]]]:
@@ -59,10 +71,16 @@ class Networking:
             yield joining
         except BaseException:
             await _call_off(joining)
-            await self.leave(record)
+            if (joined := self._joined.pop(record.id, None)) is not None:
+                await self._remove(joined, joined.attachments)
+                self._note_leave(joined)
             raise
 
     async def _join(self, record: ContainerRecord) -> tuple[PortBinding, ...]:
+        for leaving in [leaving for leaving in self._leaving.values() if _have_in_common(leaving.record, record)]:
+            await leaving.is_gone.wait()
+        if record.attachments:
+            await self._segments.keeper()
         self._joined[record.id] = record
         ports = await self._put(record, record.attachments)
         self._publish("connect", record, record.attachments)
@@ -88,12 +106,33 @@ class Networking:
         return started
 
     async def leave(self, record: ContainerRecord) -> None:
-        """Take a container off its networks, if it has joined them; what cannot be is logged."""
+        """A container that runs has ended: its names and ports are nobody's now."""
         joined = self._joined.pop(record.id, None)
-        if joined is not None:
-            await self._remove(joined, joined.attachments)
-            self._publish("disconnect", joined, joined.attachments)
-            self._tell_neighbours(joined, joined.attachments)
+        if joined is None:
+            return
+        self._leaving[record.id] = _Leaving(joined)
+        for attachment in joined.attachments:
+            segment = self._segment(attachment)
+            if (known := segment.endpoints.get(record.id)) is not None:
+                try:
+                    await segment.put(replace(known, names=(), foreign_names={}, ports=()))
+                except AtollError:
+                    # Its tap has gone already, with its VM.
+                    await self._remove(joined, [attachment])
+        self._note_leave(joined)
+
+    async def vm_gone(self, container_id: str) -> None:
+        """The VM of a container that has left is gone: so are its endpoints."""
+        if (leaving := self._leaving.get(container_id)) is not None:
+            try:
+                await self._remove(leaving.record, leaving.record.attachments)
+            finally:
+                del self._leaving[container_id]
+                leaving.is_gone.set()
+
+    def _note_leave(self, record: ContainerRecord) -> None:
+        self._publish("disconnect", record, record.attachments)
+        self._tell_neighbours(record, record.attachments)
 
     async def rename(self, record: ContainerRecord) -> None:
         """A container that may run is called otherwise now."""
@@ -271,6 +310,16 @@ def _names(record: ContainerRecord, attachment: Attachment) -> tuple[str, ...]:
     """What others on the network call the container; Docker's names, and the whole id."""
     names = (record.name, *attachment.aliases, record.id[:_SHORT_ID], record.config.hostname, record.id)
     return tuple(dict.fromkeys(name for name in names if name))
+
+
+def _have_in_common(one: ContainerRecord, other: ContainerRecord) -> bool:
+    """Whether an address of one container is the other's now."""
+    return any(
+        here.network_id == there.network_id
+        and (here.mac == there.mac or here.ipv4 == there.ipv4 or (here.ipv6 and here.ipv6 == there.ipv6))
+        for here in one.attachments
+        for there in other.attachments
+    )
 
 
 async def _call_off(work: "asyncio.Future[T]") -> None:

@@ -5,7 +5,7 @@ from collections.abc import AsyncGenerator, Callable
 from msgspec.structs import replace
 
 from atoll.engine.container import Container
-from atoll.engine.network import PREDEFINED, NetworkRequest
+from atoll.engine.network import BRIDGE, PREDEFINED, NetworkRequest
 from atoll.engine.networking import Networking
 from atoll.engine.record import ContainerRecord
 from atoll.engine.registry import Registry
@@ -103,4 +103,4 @@ class Networks:
 
     async def problem(self) -> str:
         """Why containers can be on no network on this host, in one sentence; "" when they can."""
-        return await self._segments.problem()
+        return await self._segments.problem(self.get(BRIDGE))

@@ -114,6 +114,13 @@ class Pool:
             self._refilling = self._tasks.spawn(self._refill(), "refill of the pool")
             self._refilling.add_done_callback(self._refilled)
 
+    def renew(self) -> None:
+        """All clones that are ready are of no use any more: end them, and have others made."""
+        useless, self._spares = self._spares, []
+        for spare in useless:
+            self._tasks.spawn(self._end(spare), "end of a clone that is of no use any more")
+        self.refill()
+
     async def tidy_up(self) -> None:
         """End spares that nobody has asked for, or whose memory the host needs."""
         if self._spares and not self._admission.has_room(0):

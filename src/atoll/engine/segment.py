@@ -20,6 +20,7 @@ from atoll.model.network import Counters, Endpoint, Network, PortBinding, Segmen
 log = logging.getLogger("atoll.engine")
 
 _FIRST_DELAY_S, _LONGEST_DELAY_S = 0.1, 30.0
+_GOODBYE_S = 2.0
 
 
 class Link(Protocol):
@@ -77,6 +78,8 @@ class Segment:
         self._endpoints: dict[str, Endpoint] = {}
         self._link: asyncio.Future[Link] | None = None
         self._is_ended = False
+        self._is_stale = False
+        self._replaced: Link | None = None
 
     @property
     def endpoints(self) -> dict[str, Endpoint]:
@@ -141,16 +144,35 @@ class Segment:
                 await (await asyncio.shield(link)).stop()
 
     async def close(self) -> None:
-        """The engine ends: hang up."""
+        """The engine ends: hang up. A segment that nobody is on ends."""
         self._is_ended = True
-        if self._link is not None and self._link.done() and not self._link.cancelled() and not self._link.exception():
-            await self._link.result().close()
+        if self._link is not None and self._link.done() and _is_good(self._link):
+            link = self._link.result()
+            if not self._endpoints:
+                with suppress(AtollError, TimeoutError):
+                    async with asyncio.timeout(_GOODBYE_S):
+                        await link.stop()
+            await link.close()
+
+    def keeper_lost(self) -> None:
+        """The keeper that its taps came from is gone: as soon as nobody is on it, it is to be made anew."""
+        self._is_stale = True
 
     async def link(self) -> Link:
         """The connection, configured; made if there is none."""
+        if self._is_stale and not self._endpoints:
+            await self._end_stale()
         if self._link is None or (self._link.done() and not _is_good(self._link)):
             self._link = self._tasks.begin(self._open(), f"start of network {self._network.name}")
         return await asyncio.shield(self._link)
+
+    async def _end_stale(self) -> None:
+        self._is_stale = False
+        link, self._link = self._link, None
+        if link is not None:
+            with suppress(AtollError, TimeoutError):
+                self._replaced = await asyncio.shield(link)
+                await self._replaced.stop()
 
     async def _open(self) -> Link:
         link = await self._start()
@@ -189,8 +211,9 @@ class Segment:
         """Have a segment that was killed come back."""
         reason = await link.wait_closed()
         delay_s = _FIRST_DELAY_S
-        if not self._is_ended:
-            log.warning("the segment of network %s is lost (%s): starting it again", self._network.name, reason)
+        if self._is_ended or link is self._replaced:
+            return
+        log.warning("the segment of network %s is lost (%s): starting it again", self._network.name, reason)
         while not self._is_ended:
             try:
                 await self.link()

@@ -64,6 +64,7 @@ class Segments:
         start_keeper: StartKeeper = start_keeper,
         describe: Callable[[Network], SegmentSpec] = describe,
     ) -> None:
+        """None is started yet. Whoever has taps is told by `keeper_lost` when they are of no use any more."""
         self.directory = directory
         self._tasks = tasks
         self._start = start
@@ -72,6 +73,7 @@ class Segments:
         self._segments: dict[str, Segment] = {}
         self._keeper: asyncio.Future[Keeper] | None = None
         self._tried_s = 0.0
+        self.keeper_lost: list[Callable[[], None]] = []
 
     def of(self, network: Network) -> Segment:
         """A network's segment, whether it has been started or not."""
@@ -83,23 +85,27 @@ class Segments:
 
     async def keeper(self) -> Keeper:
         """The keeper, started if need be; raises `Unavailable` with the reason and what to do about it."""
-        if self._keeper is not None and self._keeper.done() and await self._is_to_be_replaced(self._keeper.result):
+        known = self._keeper
+        if known is not None and known.done() and await self._is_lost(known) and self._keeper is known:
             self._keeper = None
         if self._keeper is None:
             self._keeper = self._tasks.begin(self._open_keeper(), "start of the keeper of networks")
             self._tried_s = monotonic()
         return await asyncio.shield(self._keeper)
 
-    async def _is_to_be_replaced(self, keeper: Callable[[], Keeper]) -> bool:
+    async def _is_lost(self, keeper: "asyncio.Future[Keeper]") -> bool:
         """Whether the keeper has ended, or could not be started a while ago."""
-        try:
-            answering = keeper()
-        except AtollError:
+        if keeper.cancelled() or keeper.exception() is not None:
             return monotonic() - self._tried_s > _TRY_AGAIN_S
         try:
-            await answering.taps(0)
-        except AtollError:
-            log.warning("the keeper of networks is lost: starting it again")
+            await keeper.result().taps(0)
+        except AtollError as error:
+            if self._keeper is keeper:
+                log.warning("the keeper of networks is lost, starting it again: %s", error)
+                for segment in self._segments.values():
+                    segment.keeper_lost()
+                for tell in self.keeper_lost:
+                    tell()
             return True
         return False
 
@@ -111,10 +117,11 @@ class Segments:
             return ""
         return str(self.directory)
 
-    async def problem(self) -> str:
-        """Why containers can be on no network here, in one sentence; "" when they can."""
+    async def problem(self, network: Network) -> str:
+        """Why containers cannot be on `network` here, in one sentence; "" when they can."""
         try:
             await self.keeper()
+            self._describe(network)
         except AtollError as error:
             return f"containers cannot be on a network: {error}; without one they run with --network none"
         return ""
@@ -144,10 +151,11 @@ class Segments:
         except AtollError as error:
             log.warning("containers can be on no network: %s", error)
             return
-        known = {network.id[:12] for network in networks}
-        for socket in self.directory.glob("*.sock"):
-            if socket.stem not in (*known, "keeper"):
-                await self._end_stray(socket)
+        known = {*(network.id[:12] for network in networks), "keeper"}
+        for left in [left for left in self.directory.iterdir() if left.stem not in known]:
+            if left.suffix == ".sock":
+                await self._end_stray(left.stem)
+            left.unlink(missing_ok=True)
         for network in networks:
             if network == first or self.of(network).endpoints:
                 self._tasks.spawn(self._warm_up(network), f"start of network {network.name}")
@@ -158,12 +166,15 @@ class Segments:
         except AtollError as error:
             log.warning("network %s cannot be started: %s", network.name, error)
 
-    async def _end_stray(self, socket: Path) -> None:
-        log.info("ending the segment that listens at %s, which belongs to no network", socket)
+    async def _end_stray(self, short_id: str) -> None:
+        log.info("ending the segment %s, which belongs to no network", short_id)
         with suppress(AtollError, TimeoutError):
-            link = await SegmentClient.connect(self.directory, socket.stem)
+            link = await SegmentClient.connect(self.directory, short_id)
             await link.stop()
-        socket.unlink(missing_ok=True)  # noqa: ASYNC240  # one system call
+
+    def _lock(self, short_id: str) -> Path:
+        """What is locked while a segment is being started."""
+        return self.directory / f"{short_id}.lock"
 
     async def end(self, network: Network) -> None:
         """End the segment of a network that is no more."""
@@ -172,11 +183,11 @@ class Segments:
             await (await self.keeper()).forget(network.id)
         if (segment := self._segments.pop(network.id, None)) is not None:
             await segment.end()
+        self._lock(network.id[:12]).unlink(missing_ok=True)
 
     async def close(self) -> None:
         """The engine ends: hang up. What VMs use goes on, the rest ends by itself."""
-        for segment in self._segments.values():
-            await segment.close()
+        await asyncio.gather(*(segment.close() for segment in self._segments.values()))
         if self._keeper is not None and self._keeper.done() and not self._keeper.cancelled():
             with suppress(AtollError):
                 await self._keeper.result().close()

@@ -92,7 +92,7 @@ class _Keeper:
         except (OSError, msgspec.MsgspecError) as error:
             _LOG.warning("a request failed: %s", error)
             handed.clear()
-            answer = Answer(error=_reason(error))
+            answer = Answer(error=reason(error))
         try:
             socket.send_fds(client, [msgspec.json.encode(answer)], handed)
         except OSError:
@@ -105,7 +105,7 @@ class _Keeper:
         """Carry out a request; what is `handed` goes to who asked, what is `temporary` is then closed here."""
         match asked:
             case AskTaps(count=count):
-                names = _tap_names(count)
+                names = tap_names(count)
                 for name in names:
                     tap = _make_tap(name)
                     handed.append(tap)
@@ -139,7 +139,7 @@ class _Keeper:
             self._unused = self._loop.call_later(_UNUSED_S, self.ended.set)
 
 
-def _tap_names(count: int) -> tuple[str, ...]:
+def tap_names(count: int) -> tuple[str, ...]:
     """Names that nobody else has: a VM's devices differ in their slot only."""
     vm = secrets.token_hex(3)
     return tuple(f"at{vm}.{slot}" for slot in range(min(count, _MOST_TAPS)))
@@ -155,12 +155,12 @@ def _make_tap(name: str) -> int:
     return tap
 
 
-def _reason(error: OSError | msgspec.MsgspecError) -> str:
+def reason(error: OSError | msgspec.MsgspecError) -> str:
     """Why a request failed, and what to do."""
     if isinstance(error, PermissionError) and error.filename == _TUN:
         return (
-            f"{_TUN} may not be opened: have udev make it usable by everybody, with the rule "
-            """'KERNEL=="tun", MODE="0666"' in /etc/udev/rules.d/60-atoll.rules"""
+            f"{_TUN} may not be opened: put "
+            """KERNEL=="tun", MODE="0666", OPTIONS+="static_node=net/tun" into /etc/udev/rules.d/70-tun.rules"""
         )
     if isinstance(error, OSError) and error.filename == _TUN:
         return f"{_TUN} cannot be used ({error.strerror}): load the kernel module 'tun'"

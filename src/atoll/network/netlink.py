@@ -1,42 +1,45 @@
-"""The kernel's network devices, over route netlink: the few messages that a segment needs.
+"""The kernel's network devices, over route netlink: the few requests that a segment needs.
 
-Written here because a segment starts on the way of a container's start: importing pyroute2 takes 200 ms, and a
-message encoded by it is a hundred times slower than these.
+The messages are pyroute2's. The socket is ours: it stays in the namespace that it was made in, wherever its process
+goes from there, and a request is one exchange, without an event loop of its own.
 """
 
 import os
 import socket
-import struct
-from collections.abc import Iterator
-from ipaddress import IPv4Address, IPv6Address, ip_address, ip_interface
+from collections.abc import Iterator, Mapping
+from ipaddress import ip_address, ip_interface
 from threading import Lock
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-_HEADER = struct.Struct("=IHHII")
-_LINK = struct.Struct("=BxHiII")
-_ADDRESS = struct.Struct("=BBBBi")
-_NEIGHBOUR = struct.Struct("=BxxxiHBB")
-_ATTRIBUTE = struct.Struct("=HH")
-_ERROR = struct.Struct("=i")
+from pyroute2.netlink import (
+    NLA_F_NESTED,
+    NLM_F_ACK,
+    NLM_F_CREATE,
+    NLM_F_DUMP,
+    NLM_F_EXCL,
+    NLM_F_REPLACE,
+    NLM_F_REQUEST,
+    NLMSG_DONE,
+    NLMSG_ERROR,
+    nlmsg,
+)
+from pyroute2.netlink.rtnl import (
+    RTM_DELADDR,
+    RTM_DELNEIGH,
+    RTM_GETADDR,
+    RTM_GETLINK,
+    RTM_NEWADDR,
+    RTM_NEWLINK,
+    RTM_NEWNEIGH,
+    RTM_SETLINK,
+)
+from pyroute2.netlink.rtnl.ifaddrmsg import IFA_F_NODAD, ifaddrmsg
+from pyroute2.netlink.rtnl.ifinfmsg import IFF_UP, ifinfmsg
+from pyroute2.netlink.rtnl.marshal import MarshalRtnl
+from pyroute2.netlink.rtnl.ndmsg import NTF_MASTER, NUD_NOARP, NUD_PERMANENT, ndmsg
 
-_NEW_LINK, _DELETE_LINK, _GET_LINK, _SET_LINK = 16, 17, 18, 19
-_NEW_ADDRESS, _DELETE_ADDRESS, _GET_ADDRESS = 20, 21, 22
-_NEW_NEIGHBOUR, _DELETE_NEIGHBOUR = 28, 29
-_REQUEST, _ACK, _REPLACE, _EXCLUSIVE, _CREATE, _DUMP = 0x1, 0x4, 0x100, 0x200, 0x400, 0x300
-_IS_ERROR, _IS_DONE = 2, 3
-
-_NESTED = 0x8000
-_IFLA_ADDRESS, _IFLA_NAME, _IFLA_MTU, _IFLA_MASTER, _IFLA_PROTINFO = 1, 3, 4, 10, 12
-_IFLA_LINKINFO, _IFLA_STATS64, _IFLA_NET_NS_FD = 18, 23, 28
-_INFO_KIND, _INFO_DATA = 1, 2
-_BR_FORWARD_DELAY, _BR_STP, _BR_MCAST_SNOOPING = 1, 5, 23
-_PORT_LEARNING, _PORT_UNICAST_FLOOD, _PORT_ISOLATED = 8, 9, 33
-_IFA_ADDRESS, _IFA_LOCAL, _IFA_FLAGS = 1, 2, 8
-_IFA_NODAD = 0x02
-_NDA_DST, _NDA_LLADDR = 1, 2
-_NTF_MASTER = 0x04
-_NUD_PERMANENT, _NUD_NOARP = 0x80, 0x40
-_IFF_UP = 0x1
+ADD = NLM_F_CREATE | NLM_F_EXCL
+PUT = NLM_F_CREATE | NLM_F_REPLACE
 
 
 class Link(NamedTuple):
@@ -59,8 +62,9 @@ class Link(NamedTuple):
 class Netlink:
     """A socket into the network namespace that its maker was in. Used by one thread at a time."""
 
-    def __init__(self, protocol: int = socket.NETLINK_ROUTE) -> None:
-        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol)
+    def __init__(self) -> None:
+        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE)
+        self._marshal = MarshalRtnl()
         self._lock = Lock()
         self._sequence = 0
 
@@ -70,186 +74,140 @@ class Netlink:
 
     def links(self) -> dict[str, Link]:
         """All devices by name."""
-        dumped = self.dump(_GET_LINK, _LINK.pack(socket.AF_UNSPEC, 0, 0, 0, 0))
-        return {link.name: link for link in map(_parse_link, dumped)}
+        return {link.name: link for link in map(_link, self.dump(RTM_GETLINK, ifinfmsg()))}
 
     def add_bridge(self, name: str, mac: str) -> None:
         """A bridge without spanning tree, which forwards at once and floods multicast; raises `FileExistsError`."""
-        data = (
-            u32(_BR_FORWARD_DELAY, 0) + u32(_BR_STP, 0) + attribute(_BR_MCAST_SNOOPING, b"\0")
-        )  # snooping without a querier would forget who listens
-        kind = attribute(_INFO_KIND, b"bridge") + attribute(_INFO_DATA | _NESTED, data)
-        self.change(
-            _NEW_LINK,
-            _LINK.pack(socket.AF_UNSPEC, 0, 0, 0, 0)
-            + text(_IFLA_NAME, name)
-            + attribute(_IFLA_ADDRESS, _mac(mac))
-            + attribute(_IFLA_LINKINFO | _NESTED, kind),
-            _CREATE | _EXCLUSIVE,
-        )
+        # Snooping without a querier would forget who listens.
+        settings = {"IFLA_BR_FORWARD_DELAY": 0, "IFLA_BR_STP_STATE": 0, "IFLA_BR_MCAST_SNOOPING": 0}
+        kind = nest(IFLA_INFO_KIND="bridge", IFLA_INFO_DATA=nest(**settings))
+        bridge = message(ifinfmsg(), attributes={"IFLA_IFNAME": name, "IFLA_ADDRESS": mac, "IFLA_LINKINFO": kind})
+        self.change(RTM_NEWLINK, bridge, ADD)
 
     def set_link(self, index: int, *, up: bool | None = None, mtu: int = 0, master: int | None = None) -> None:
         """Change a device; `master` 0 takes it off its bridge."""
-        flags = (_IFF_UP if up else 0, _IFF_UP) if up is not None else (0, 0)
-        fields = b""
-        if mtu:
-            fields += u32(_IFLA_MTU, mtu)
-        if master is not None:
-            fields += u32(_IFLA_MASTER, master)
-        self.change(_SET_LINK, _LINK.pack(socket.AF_UNSPEC, 0, index, *flags) + fields)
+        changed = {"IFLA_MTU": mtu or None, "IFLA_MASTER": master}
+        flags = {} if up is None else {"flags": IFF_UP if up else 0, "change": IFF_UP}
+        self.change(RTM_SETLINK, message(ifinfmsg(), attributes=changed, index=index, **flags))
 
     def set_port(self, index: int, *, isolated: bool) -> None:
         """A bridge's port that learns no address, and gets no frame for an address that the bridge does not know."""
-        port = (
-            attribute(_PORT_LEARNING, b"\0")
-            + attribute(_PORT_UNICAST_FLOOD, b"\0")
-            + attribute(_PORT_ISOLATED, bytes([isolated]))
-        )
-        link = _LINK.pack(socket.AF_BRIDGE, 0, index, 0, 0)
-        self.change(_SET_LINK, link + attribute(_IFLA_PROTINFO | _NESTED, port))
+        port = nest(IFLA_BRPORT_LEARNING=0, IFLA_BRPORT_UNICAST_FLOOD=0, IFLA_BRPORT_ISOLATED=int(isolated))
+        change = message(ifinfmsg(), attributes={}, family=int(socket.AF_BRIDGE), index=index)
+        change["attrs"] = [("IFLA_PROTINFO", port, NLA_F_NESTED)]
+        self.change(RTM_SETLINK, change)
 
     def move(self, name: str, namespace: int) -> None:
         """Move a device to another network namespace; takes some 15 ms. Raises `OSError`."""
-        link = _LINK.pack(socket.AF_UNSPEC, 0, 0, 0, 0)
-        self.change(_SET_LINK, link + text(_IFLA_NAME, name) + u32(_IFLA_NET_NS_FD, namespace))
+        self.change(RTM_SETLINK, message(ifinfmsg(), attributes={"IFLA_IFNAME": name, "IFLA_NET_NS_FD": namespace}))
 
     def addresses(self, index: int) -> set[str]:
         """The addresses of a device, with prefix lengths, but for link-local ones."""
-        found = set()
-        for message in self.dump(_GET_ADDRESS, _ADDRESS.pack(socket.AF_UNSPEC, 0, 0, 0, 0)):
-            _, prefix, _, scope, device = _ADDRESS.unpack_from(message)
-            fields = attributes(message[_ADDRESS.size :])
-            packed = fields.get(_IFA_LOCAL) or fields.get(_IFA_ADDRESS)
-            if device == index and scope == 0 and packed is not None:
-                found.add(f"{ip_address(packed)}/{prefix}")
-        return found
+        return {
+            f"{found.get_attr('IFA_LOCAL') or found.get_attr('IFA_ADDRESS')}/{found['prefixlen']}"
+            for found in self.dump(RTM_GETADDR, ifaddrmsg())
+            if found["index"] == index and found["scope"] == 0
+        }
 
     def add_address(self, index: int, address: str) -> None:
         """Give a device an address (with prefix length), usable at once; nothing when it has it."""
-        self.change(_NEW_ADDRESS, _address(index, address), _CREATE | _REPLACE)
+        self.change(RTM_NEWADDR, _address(index, address), PUT)
 
     def remove_address(self, index: int, address: str) -> None:
         """Take an address (with prefix length) from a device."""
-        self.change(_DELETE_ADDRESS, _address(index, address))
+        self.change(RTM_DELADDR, _address(index, address))
 
     def add_fdb(self, port: int, mac: str) -> None:
         """Have a port's bridge send frames for `mac` there, and nowhere else."""
-        self.change(_NEW_NEIGHBOUR, _fdb(port, mac), _CREATE | _REPLACE)
+        self.change(RTM_NEWNEIGH, _fdb(port, mac), PUT)
 
     def remove_fdb(self, port: int, mac: str) -> None:
         """Take back `add_fdb`; raises `FileNotFoundError`."""
-        self.change(_DELETE_NEIGHBOUR, _fdb(port, mac))
+        self.change(RTM_DELNEIGH, _fdb(port, mac))
 
     def add_neighbour(self, device: int, address: str, mac: str) -> None:
         """Tell the kernel that `address` has `mac`, so that it never asks."""
-        self.change(_NEW_NEIGHBOUR, _neighbour(device, address, mac), _CREATE | _REPLACE)
+        self.change(RTM_NEWNEIGH, _neighbour(device, address, mac), PUT)
 
     def remove_neighbour(self, device: int, address: str) -> None:
         """Take back `add_neighbour`; raises `FileNotFoundError`."""
-        self.change(_DELETE_NEIGHBOUR, _neighbour(device, address, ""))
+        self.change(RTM_DELNEIGH, _neighbour(device, address, None))
 
-    def change(self, kind: int, body: bytes, flags: int = 0) -> None:
+    def change(self, kind: int, body: nlmsg, flags: int = 0) -> None:
         """Have something done; raises `OSError`."""
-        for _ in self._exchange(kind, body, flags | _ACK):
+        for _ in self._exchange(kind, body, flags | NLM_F_ACK):
             pass
 
-    def dump(self, kind: int, body: bytes) -> list[bytes]:
+    def dump(self, kind: int, body: nlmsg) -> list[Any]:
         """All messages of an answer."""
-        return list(self._exchange(kind, body, _DUMP))
+        return list(self._exchange(kind, body, NLM_F_DUMP))
 
-    def _exchange(self, kind: int, body: bytes, flags: int) -> Iterator[bytes]:
+    def _exchange(self, kind: int, body: nlmsg, flags: int) -> Iterator[Any]:
         with self._lock:
             self._sequence += 1
-            header = _HEADER.pack(_HEADER.size + len(body), kind, flags | _REQUEST, self._sequence, 0)
-            self._socket.send(header + body)
+            header = {"type": kind, "flags": flags | NLM_F_REQUEST, "sequence_number": self._sequence, "pid": 0}
+            body["header"].update(header)
+            body.encode()
+            self._socket.send(body.data)
             while True:
-                datagram = self._socket.recv(1 << 17)
-                while datagram:
-                    length, kind, _, sequence, _ = _HEADER.unpack_from(datagram)
-                    message, datagram = datagram[_HEADER.size : length], datagram[-(-length // 4) * 4 :]
-                    if sequence != self._sequence:
+                for answer in self._marshal.parse(self._socket.recv(1 << 17)):
+                    if answer["header"]["sequence_number"] != self._sequence:
                         continue  # of an exchange that was broken off
-                    if kind == _IS_DONE:
+                    if error := answer["header"]["error"]:
+                        raise OSError(error.code, os.strerror(error.code))
+                    if answer["header"]["type"] in (NLMSG_DONE, NLMSG_ERROR):
                         return
-                    if kind == _IS_ERROR:
-                        (code,) = _ERROR.unpack_from(message)
-                        if code:
-                            raise OSError(-code, os.strerror(-code))
-                        return
-                    yield message
+                    yield answer
 
 
-def _parse_link(message: bytes) -> Link:
-    _, _, index, flags, _ = _LINK.unpack_from(message)
-    fields = attributes(message[_LINK.size :])
-    counts = struct.unpack_from("=8Q", fields[_IFLA_STATS64])
+def message(body: nlmsg, *, attributes: Mapping[str, object], **fields: int) -> nlmsg:
+    """`body` with these fields, and those of the attributes that are not None."""
+    for name, value in fields.items():
+        body[name] = value
+    body["attrs"] = [(name, value) for name, value in attributes.items() if value is not None]
+    return body
+
+
+def nest(**attributes: object) -> dict[str, object]:
+    """Attributes inside of an attribute."""
+    return {"attrs": list(attributes.items())}
+
+
+def family(address: str) -> int:
+    """The address family of an address."""
+    return int(socket.AF_INET if ip_address(address).version == 4 else socket.AF_INET6)
+
+
+def _link(found: Any) -> Link:
+    counts = found.get_attr("IFLA_STATS64")
     return Link(
-        number=index,
-        name=fields[_IFLA_NAME].rstrip(b"\0").decode(),
-        is_up=bool(flags & _IFF_UP),
-        master=int.from_bytes(fields.get(_IFLA_MASTER, b""), "little"),
-        mac=fields.get(_IFLA_ADDRESS, b"").hex(":"),
-        mtu=int.from_bytes(fields[_IFLA_MTU], "little"),
-        received_packets=counts[0],
-        sent_packets=counts[1],
-        received_bytes=counts[2],
-        sent_bytes=counts[3],
-        received_dropped=counts[6],
-        sent_dropped=counts[7],
+        number=found["index"],
+        name=found.get_attr("IFLA_IFNAME"),
+        is_up=bool(found["flags"] & IFF_UP),
+        master=found.get_attr("IFLA_MASTER") or 0,
+        mac=found.get_attr("IFLA_ADDRESS") or "",
+        mtu=found.get_attr("IFLA_MTU"),
+        received_packets=counts["rx_packets"],
+        sent_packets=counts["tx_packets"],
+        received_bytes=counts["rx_bytes"],
+        sent_bytes=counts["tx_bytes"],
+        received_dropped=counts["rx_dropped"],
+        sent_dropped=counts["tx_dropped"],
     )
 
 
-def attributes(data: bytes) -> dict[int, bytes]:
-    """The attributes of a message by their kind."""
-    found = {}
-    while len(data) >= _ATTRIBUTE.size:
-        length, kind = _ATTRIBUTE.unpack_from(data)
-        found[kind & 0x3FFF] = data[_ATTRIBUTE.size : length]
-        data = data[max(4, -(-length // 4) * 4) :]
-    return found
-
-
-def attribute(kind: int, value: bytes) -> bytes:
-    """One attribute."""
-    return _ATTRIBUTE.pack(_ATTRIBUTE.size + len(value), kind) + value + bytes(-len(value) % 4)
-
-
-def text(kind: int, value: str) -> bytes:
-    """An attribute that is a name."""
-    return attribute(kind, value.encode() + b"\0")
-
-
-def u32(kind: int, value: int) -> bytes:
-    """An attribute that is a number."""
-    return attribute(kind, struct.pack("=I", value))
-
-
-def _mac(mac: str) -> bytes:
-    return bytes.fromhex(mac.replace(":", ""))
-
-
-def family(address: IPv4Address | IPv6Address) -> int:
-    """The family of an address."""
-    return socket.AF_INET if address.version == 4 else socket.AF_INET6
-
-
-def _address(index: int, address: str) -> bytes:
+def _address(index: int, address: str) -> nlmsg:
     interface = ip_interface(address)
-    packed = interface.ip.packed
-    return (
-        _ADDRESS.pack(family(interface.ip), interface.network.prefixlen, 0, 0, index)
-        + attribute(_IFA_LOCAL, packed)
-        + attribute(_IFA_ADDRESS, packed)
-        + u32(_IFA_FLAGS, _IFA_NODAD)
-    )
+    attributes = {"IFA_LOCAL": str(interface.ip), "IFA_ADDRESS": str(interface.ip), "IFA_FLAGS": IFA_F_NODAD}
+    prefix = interface.network.prefixlen
+    return message(ifaddrmsg(), attributes=attributes, family=family(str(interface.ip)), prefixlen=prefix, index=index)
 
 
-def _fdb(port: int, mac: str) -> bytes:
-    message = _NEIGHBOUR.pack(socket.AF_BRIDGE, port, _NUD_NOARP, _NTF_MASTER, 0)
-    return message + attribute(_NDA_LLADDR, _mac(mac))
+def _fdb(port: int, mac: str) -> nlmsg:
+    fields = {"family": int(socket.AF_BRIDGE), "ifindex": port, "state": NUD_NOARP, "flags": NTF_MASTER}
+    return message(ndmsg(), attributes={"NDA_LLADDR": mac}, **fields)
 
 
-def _neighbour(device: int, address: str, mac: str) -> bytes:
-    ip = ip_address(address)
-    message = _NEIGHBOUR.pack(family(ip), device, _NUD_PERMANENT, 0, 0) + attribute(_NDA_DST, ip.packed)
-    return message + attribute(_NDA_LLADDR, _mac(mac)) if mac else message
+def _neighbour(device: int, address: str, mac: str | None) -> nlmsg:
+    fields = {"family": family(address), "ifindex": device, "state": NUD_PERMANENT}
+    return message(ndmsg(), attributes={"NDA_DST": address, "NDA_LLADDR": mac}, **fields)

@@ -2,7 +2,6 @@
 
 from atoll.model.network import Endpoint, Network, SegmentSpec
 from atoll.network.segment import ruleset
-from atoll.network.segment.counters import FilterCounters
 from atoll.network.segment.nftables import Nftables
 
 
@@ -11,7 +10,6 @@ class Filter:
 
     def __init__(self, nftables: Nftables) -> None:
         self._nftables = nftables
-        self._counters = FilterCounters()
         self._network: Network | None = None
         self._endpoints: dict[str, Endpoint] = {}
 
@@ -54,5 +52,8 @@ class Filter:
         return {endpoint.id: by_tap.get(endpoint.tap, 0) for endpoint in self._endpoints.values()}
 
     def _forged(self) -> dict[str, int]:
-        counted = self._counters.packets(ruleset.TABLE_NAME)
-        return {tap: packets for name, packets in counted.items() if (tap := ruleset.tap_of_counter(name))}
+        listed = self._nftables.listing(f"list counters table {ruleset.TABLE}")
+        counters = [found["counter"] for found in listed if "counter" in found]
+        return {
+            tap: int(counter["packets"]) for counter in counters if (tap := ruleset.tap_of_counter(counter["name"]))
+        }

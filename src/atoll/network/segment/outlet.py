@@ -188,9 +188,9 @@ class Outlet:
 
 def _refusal(number: int, protocol: str, ip: str, port: int) -> AtollError:
     address = f"[{ip}]:{port}" if ":" in ip else f"{ip}:{port}"
-    words = f"failed to bind host port {address}/{protocol}: {os.strerror(number).lower()}"
     if number == errno.EADDRINUSE:
-        return Conflict(words)
+        return Conflict(f"Bind for {address}/{protocol} failed: port is already allocated")
+    words = f"failed to bind host port {address}/{protocol}: {os.strerror(number).lower()}"
     if number == errno.EACCES:
         words += ": ports below net.ipv4.ip_unprivileged_port_start need root, or a lower value of it"
     return InvalidRequest(words)

@@ -12,8 +12,7 @@ from ipaddress import IPv6Address, ip_address
 from atoll.model.network import Endpoint, Network
 from atoll.network.segment.bridge import BRIDGE, bridge_mac
 
-TABLE_NAME = "atoll"
-TABLE = f"bridge {TABLE_NAME}"
+TABLE = "bridge atoll"
 GUARD = "inet atoll-gateway"
 METADATA = ("169.254.169.254", "fd00:ec2::254")
 

@@ -5,7 +5,7 @@ import fcntl
 import os
 from typing import NamedTuple
 
-PIPE_BYTES = 1 << 20
+PIPE_BYTES = 256 << 10
 _SPARE = 32
 
 
@@ -27,7 +27,7 @@ class Pipes:
         if self._spare:
             return self._spare.pop()
         reader, writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        # Who is not root may only have 64 of that size; the others are smaller.
+        # Who is not root may have 256 of that size; further ones are smaller.
         with contextlib.suppress(OSError):
             fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
         return Pipe(reader, writer)

@@ -11,6 +11,7 @@ import socket
 import struct
 import time
 from contextlib import suppress
+from functools import partial
 
 from atoll.network.segment.ports.budget import Budget
 from atoll.network.segment.ports.forwarder import Forwarder
@@ -167,23 +168,35 @@ class Connection:
     def _react_to_container(self) -> None:
         if self._container is None or not (self._is_connected or self._note_connected(self._container)):
             return
-        self._move(self._to_client, self._to_container)
+        self._react(self._to_client, self._to_container)
 
     def _react_to_client(self) -> None:
-        self._move(self._to_container, self._to_client)
+        self._react(self._to_container, self._to_client)
 
-    def _move(self, from_it: "Direction | None", to_it: "Direction | None") -> None:
+    def _react(self, from_it: "Direction | None", to_it: "Direction | None") -> None:
         """Something may have become possible at a socket: there are bytes from it, or room for those to it."""
-        if self._container is None or from_it is None or to_it is None:
+        if from_it is not None and to_it is not None:
+            if to_it.is_blocked:
+                self._pump(to_it)
+            self._pump(from_it)
+
+    def _pump(self, direction: "Direction") -> None:
+        if self._container is None or self._to_container is None or self._to_client is None:
             return
-        is_unfinished = from_it.pump()
-        if to_it.is_blocked or from_it.is_reset:
-            is_unfinished |= to_it.pump()
-        if from_it.is_broken or to_it.is_broken or (from_it.is_done and to_it.is_done):
-            self._is_reset = self._is_reset or from_it.is_reset or to_it.is_reset
+        if direction.pump() and not direction.is_queued:
+            direction.is_queued = True
+            self._listener.forwarder.again(partial(self._go_on, direction))
+        other = self._to_client if direction is self._to_container else self._to_container
+        if direction.is_broken or (direction.is_done and other.is_done):
+            self._is_reset = direction.is_reset or other.is_reset
             self._close()
-        elif is_unfinished:
-            self._listener.forwarder.again(lambda: self._move(from_it, to_it))
+        elif direction.is_reset:
+            # Its sink is no more, but for what that has said before.
+            self._pump(other)
+
+    def _go_on(self, direction: "Direction") -> None:
+        direction.is_queued = False
+        self._pump(direction)
 
     def _note_connected(self, container: socket.socket) -> bool:
         number = container.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
@@ -228,6 +241,7 @@ class Direction:
         self.is_done = False
         self.is_reset = False
         self.is_broken = False
+        self.is_queued = False
 
     @property
     def is_blocked(self) -> bool:

@@ -42,7 +42,6 @@ class Uplink:
             self._is_fresh = False
         if spec.uplink == "none":
             await self._outlet.uplink(None)
-            _direct_to_host(None, spec)
             return
         wish = Wish(kind=spec.uplink, name=spec.network.id[:12], to_host=spec.to_host)
         words = await self._make(wish, spec, "")
@@ -67,7 +66,8 @@ class Uplink:
             link = await self._outlet.uplink(wish)
             if link is not None and not link.configured:
                 _configure(link)
-            _direct_to_host(link, spec)
+            if spec.to_host and link is not None:
+                _direct_to_host(link, spec)
         except (AtollError, OSError, KeyError) as error:
             if str(error) != said:
                 _LOG.warning("network %s has no way out now: %s", spec.network.name, error)
@@ -103,7 +103,7 @@ def _delete_interface() -> None:
         routes.delete_link(INTERFACE)
 
 
-def _direct_to_host(link: Link | None, spec: SegmentSpec) -> None:
+def _direct_to_host(link: Link, spec: SegmentSpec) -> None:
     """Lead what is for the network's gateway to the way out's, unless it is for the resolver."""
     nftables = Nftables()
     try:
@@ -112,18 +112,17 @@ def _direct_to_host(link: Link | None, spec: SegmentSpec) -> None:
         nftables.close()
 
 
-def to_host_ruleset(link: Link | None, spec: SegmentSpec) -> str:
-    """The table that leads to the host; one that is empty when nothing does."""
+def to_host_ruleset(link: Link, spec: SegmentSpec) -> str:
+    """The table that leads to the host."""
     rules = []
-    if spec.to_host and link is not None:
-        for family, subnet, gateway in (
-            ("ip", spec.network.ipv4, link.gateway4),
-            ("ip6", spec.network.ipv6, link.gateway6),
-        ):
-            if subnet is not None and gateway:
-                rules.append(
-                    f"iifname {BRIDGE} {family} daddr {subnet.gateway} meta l4proto {{ tcp, udp }} th dport != 53 "
-                    f"dnat {family} to {gateway};"
-                )
+    for family, subnet, gateway in (
+        ("ip", spec.network.ipv4, link.gateway4),
+        ("ip6", spec.network.ipv6, link.gateway6),
+    ):
+        if subnet is not None and gateway:
+            rules.append(
+                f"iifname {BRIDGE} {family} daddr {subnet.gateway} meta l4proto {{ tcp, udp }} th dport != 53 "
+                f"dnat {family} to {gateway};"
+            )
     chain = "chain prerouting { type nat hook prerouting priority dstnat; policy accept;\n" + "\n".join(rules) + "\n}"
     return f"add table inet {_TABLE}\ndelete table inet {_TABLE}\ntable inet {_TABLE} {{\n{chain}\n}}\n"
