@@ -67,6 +67,18 @@ def test_the_way_out_goes_with_a_segment_that_is_killed(world: Outside, kind: tu
     wait_until_as_before(world, before)
 
 
+def test_the_next_segment_has_it_at_once(world: Outside) -> None:
+    before = traces(world)
+    with small_segment(world) as first, small_segment(world) as second:
+        first.ask(uplink="veth", to_host=False)
+        first.process.send_signal(signal.SIGKILL)
+        second.ask(uplink="veth", to_host=False)
+        assert fetch(second, WEB[0]) == "200"
+        time.sleep(0.5)
+        assert fetch(second, WEB[0]) == "200"
+    wait_until_as_before(world, before)
+
+
 def test_it_is_made_again_when_it_is_lost(world: Outside, kind: tuple[str, int]) -> None:
     with small_segment(world, kind[1]) as segment:
         segment.ask(uplink=kind[0], to_host=False)

@@ -322,6 +322,31 @@ async def test_a_running_container_is_connected_and_disconnected(engine: EngineW
         await engine.networks.disconnect("bridge", container, force=False)
 
 
+async def test_an_engine_that_was_killed_while_it_connected_leaves_that_to_the_next(engine: EngineWithoutVms) -> None:
+    async with engine.running() as services:
+        await engine.networks.create(NetworkRequest(name="reef"))
+        container = await make(services, networks=on("bridge"))
+        await container.start()
+        engine.host.may_answer.clear()
+        connecting = engine.networks.connect("reef", container, NetworkWish(network="reef"))
+        services.tasks.spawn(connecting, "connecting")
+        await settled()
+        left = services.table.all()
+        engine.host.may_answer.set()
+    async with engine.running() as services:
+        pass
+    assert left[0].is_rewired
+    async with engine.running() as services:
+        # What the killed one had saved, and no more.
+        services.table.update(left[0])
+    async with engine.running() as services:
+        await settled()
+        assert not services.registry.get(ID).record.is_rewired
+        interfaces = engine.launcher.runtimes[ID].interfaces.values()
+        assert sorted(interface.name for interface in interfaces) == ["eth0", "eth1"]
+        assert endpoints_of(engine, "reef")[ID].tap == engine.launcher.runtimes[ID].taps[1]
+
+
 async def test_connecting_that_fails_changes_nothing(engine: EngineWithoutVms, services: Services) -> None:
     await engine.networks.create(NetworkRequest(name="reef"))
     container = await make(services, networks=on("bridge"), ports=(WEB,))

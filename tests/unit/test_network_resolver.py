@@ -17,6 +17,7 @@ from harness.segment_place import OpenOutlet, endpoint, spec
 from harness.upstream import Manners, Upstream, bound
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from atoll.model.network import Egress, SegmentSpec
 from atoll.network.segment.resolver import Resolver
@@ -225,6 +226,17 @@ async def test_a_resolver_that_fails_is_followed_by_the_next(resolver: Resolver,
         assert (await _ask(resolver, "www.example.org")).rcode() == dns.rcode.SERVFAIL
     await resolver.configure(_spec())
     assert (await _ask(resolver, "www.example.org")).rcode() == dns.rcode.SERVFAIL
+
+
+async def test_a_container_with_resolvers_of_its_own_has_those_asked(
+    resolver: Resolver, upstreams: list[Upstream]
+) -> None:
+    hosts, own = [await _upstream(upstreams) for _ in range(2)]
+    await resolver.configure(_spec(hosts.address))
+    await resolver.put(replace(endpoint(2, "web"), resolvers=(own.address,)))
+    assert _found(await _ask(resolver, "www.example.org")) == ["192.0.2.7"]
+    assert _found(await _ask(resolver, "web")) == ["10.83.0.2"]
+    assert (len(hosts.asked), len(own.asked)) == (0, 1)
 
 
 async def test_an_internal_network_knows_its_own_names_only(resolver: Resolver, upstreams: list[Upstream]) -> None:

@@ -115,9 +115,9 @@ impl Network {
         from.netlink.carry_out(vec![netlink::bring_up(index, into, name, plan.mac, interface.mtu)])?;
         let index = home.index(name)?;
         let device = Device { name: name.clone(), index, is_parked: false };
-        // The kernel makes the link-local address when it has noticed the link: of a device that was bound long ago at once.
-        let own = if was_parked { None } else { Some(Address::link_local(plan.mac)) };
-        let own = own.filter(|_| plan.addresses.iter().any(|address| address.ip.is_ipv6()));
+        // The kernel would make the link-local address, too, but not before it has noticed the link.
+        let has_ipv6 = plan.addresses.iter().any(|address| address.ip.is_ipv6());
+        let own = has_ipv6.then(|| Address::link_local(plan.mac));
         let addresses = plan.addresses.into_iter().chain(own).map(|address| netlink::add_address(index, address));
         let routes = plan.gateways.into_iter().map(|gateway| netlink::add_default_route(index, gateway));
         match home.netlink.carry_out(addresses.chain(routes).collect()) {

@@ -183,6 +183,13 @@ class Container:
         self._runtime = runtime
         self._change(state=state, pid=pid, started_at=started_at or self.record.started_at or _now())
         self._watch(runtime)
+        if self.record.is_rewired:
+            self._services.tasks.spawn(self._finish_rewiring(runtime), f"networks of container {self.name}")
+
+    async def _finish_rewiring(self, runtime: Runtime) -> None:
+        """An earlier engine was killed while it changed the container's networks: they are those of the record."""
+        await self._services.networking.repair(self.record, runtime)
+        self._change(is_rewired=False)
 
     # --- ending -----------------------------------------------------------------------------------------------------
 
@@ -503,7 +510,7 @@ class Container:
             raise Conflict(f"container {self.name} is being removed")
         runtime = self.runtime_for("changing its networks") if self.record.has_vm else None
         before = self.record.attachments
-        self._change(attachments=plan(self.record))
+        self._change(attachments=plan(self.record), is_rewired=runtime is not None)
         self._settled.clear()
         try:
             if runtime is None:
@@ -514,6 +521,7 @@ class Container:
             self._change(attachments=before)
             raise
         finally:
+            self._change(is_rewired=False)
             self._settled.set()
 
     # --- the record -------------------------------------------------------------------------------------------------

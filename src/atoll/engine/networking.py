@@ -9,7 +9,7 @@ takes longer.
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Collection, Iterable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -29,10 +29,11 @@ from atoll.engine.segment import Segment
 from atoll.engine.segments import Segments
 from atoll.engine.services import Tasks
 from atoll.engine.topology import Topology
-from atoll.errors import AtollError, Conflict, Unavailable
+from atoll.errors import AtollError, Conflict, NotFound, Unavailable
 from atoll.guest.identity_files import network_files
 from atoll.model.network import Attachment, Counters, Endpoint, PortBinding
 from atoll.model.runtime import RuntimeState
+from atoll.vmm.slots import NETWORKS
 
 log = logging.getLogger("atoll.engine")
 
@@ -209,6 +210,14 @@ class Networking:
             if old.get(pci) != interface:
                 await runtime.connect_network(interface, files)
 
+    async def repair(self, record: ContainerRecord, runtime: Runtime) -> None:
+        """Have the guest on the networks of its record, whatever it is on; raises what the guest says."""
+        for pci in NETWORKS:
+            with suppress(NotFound):
+                await runtime.disconnect_network(pci, {})
+        nowhere = replace(record, attachments=())
+        await self._tell_guest(nowhere, record, runtime)
+
     def adopt(self, record: ContainerRecord, taps: Sequence[str]) -> None:
         """A container runs that an earlier engine has started: its segments are told of it when they are there."""
         self._joined[record.id] = record
@@ -248,6 +257,7 @@ class Networking:
             ipv6=attachment.ipv6,
             names=_names(record, attachment),
             foreign_names=self._foreign_names(record, attachment),
+            resolvers=record.config.dns,
             ports=ports if attachment == way_out(record, self._topology.get) else (),
             egress=record.config.egress,
         )

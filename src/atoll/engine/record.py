@@ -30,7 +30,7 @@ class ContainerRecord(Struct, frozen=True, kw_only=True):
     `pid` is QEMU's on the host, 0 when there is none. `stopped_by_user` keeps a restart policy quiet; `restarting`
     says that the policy will start it again; `vm_uid` is the user that QEMU runs as, None when the engine is not root.
     `attachments` are its places on networks, by slot; `published` are its ports with those of the host that they have
-    while it runs.
+    while it runs. `is_rewired`: it is being put on other networks while it runs, and its guest may not know it yet.
     """
 
     id: str
@@ -50,6 +50,7 @@ class ContainerRecord(Struct, frozen=True, kw_only=True):
     stopped_by_user: bool = False
     attachments: tuple[Attachment, ...] = ()
     published: tuple[PortBinding, ...] = ()
+    is_rewired: bool = False
 
     @property
     def has_vm(self) -> bool:

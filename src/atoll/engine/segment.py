@@ -14,7 +14,7 @@ from typing import Protocol
 from msgspec.structs import replace
 
 from atoll.engine.services import Tasks
-from atoll.errors import AgentFailed, AtollError, NotFound
+from atoll.errors import AgentFailed, AtollError, NotFound, Unavailable
 from atoll.model.network import Counters, Endpoint, Network, PortBinding, SegmentSpec
 
 log = logging.getLogger("atoll.engine")
@@ -160,6 +160,8 @@ class Segment:
 
     async def link(self) -> Link:
         """The connection, configured; made if there is none."""
+        if self._is_ended:
+            raise Unavailable(f"network {self._network.name} is no more, or the engine is about to end")
         if self._is_stale and not self._endpoints:
             await self._end_stale()
         if self._link is None or (self._link.done() and not _is_good(self._link)):

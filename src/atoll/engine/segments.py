@@ -15,7 +15,7 @@ from typing import Protocol
 
 from atoll.engine.segment import Link, Segment, StartLink
 from atoll.engine.services import Tasks
-from atoll.errors import AtollError
+from atoll.errors import AtollError, Unavailable
 from atoll.model.network import Network, SegmentSpec
 from atoll.network.client import SegmentClient, start_segment
 from atoll.network.keeper_client import Tap, start_keeper
@@ -73,6 +73,7 @@ class Segments:
         self._segments: dict[str, Segment] = {}
         self._keeper: asyncio.Future[Keeper] | None = None
         self._tried_s = 0.0
+        self._is_closed = False
         self.keeper_lost: list[Callable[[], None]] = []
 
     def of(self, network: Network) -> Segment:
@@ -85,6 +86,8 @@ class Segments:
 
     async def keeper(self) -> Keeper:
         """The keeper, started if need be; raises `Unavailable` with the reason and what to do about it."""
+        if self._is_closed:
+            raise Unavailable("the engine is about to end")
         known = self._keeper
         if known is not None and known.done() and await self._is_lost(known) and self._keeper is known:
             self._keeper = None
@@ -187,6 +190,7 @@ class Segments:
 
     async def close(self) -> None:
         """The engine ends: hang up. What VMs use goes on, the rest ends by itself."""
+        self._is_closed = True
         await asyncio.gather(*(segment.close() for segment in self._segments.values()))
         if self._keeper is not None and self._keeper.done() and not self._keeper.cancelled():
             with suppress(AtollError):

@@ -99,8 +99,8 @@ class Endpoint(Struct, frozen=True, kw_only=True):
     """A running container on a segment, as the segment is told.
 
     `id` is the container's. `names` are what it is called on this network. `foreign_names` are names with addresses on
-    the container's other networks, which only it may look up here. `ports` are published; `tap` is the name of the
-    VM's network device on the host, "" while it is not there yet.
+    the container's other networks, which only it may look up here. `resolvers` are asked for it instead of the host's.
+    `ports` are published; `tap` is the name of the VM's network device on the host, "" while it is not there yet.
     """
 
     id: str
@@ -109,6 +109,7 @@ class Endpoint(Struct, frozen=True, kw_only=True):
     ipv6: str = ""
     names: tuple[str, ...] = ()
     foreign_names: dict[str, tuple[str, ...]] = {}
+    resolvers: tuple[str, ...] = ()
     ports: tuple[PortBinding, ...] = ()
     egress: Egress = Egress()
     tap: str = ""

@@ -1,5 +1,6 @@
 """Routes, rules and veth pairs, over the same netlink as `netlink.py`: what a way out and published ports need."""
 
+import errno
 import socket
 
 from pyroute2.netlink.rtnl import (
@@ -31,11 +32,19 @@ class Routes(Netlink):
         kind = nest(IFLA_INFO_KIND="veth", IFLA_INFO_DATA=nest(VETH_INFO_PEER=other))
         self.change(RTM_NEWLINK, message(ifinfmsg(), attributes={"IFLA_IFNAME": name, "IFLA_LINKINFO": kind}), ADD)
 
-    def delete_link(self, name: str) -> None:
+    def delete_link(self, number: int) -> None:
         """Delete a device, if it is there."""
+        try:
+            self.change(RTM_DELLINK, message(ifinfmsg(), attributes={}, index=number))
+        except OSError as error:
+            if error.errno != errno.ENODEV:
+                raise
+
+    def delete_named(self, name: str) -> None:
+        """Delete the device of that name, if there is one."""
         link = self.links().get(name)
         if link is not None:
-            self.change(RTM_DELLINK, message(ifinfmsg(), attributes={}, index=link.number))
+            self.delete_link(link.number)
 
     def add_default(self, device: int, gateway: str) -> None:
         """Send by `gateway` what no other route is for, in the gateway's family; instead of where it went before."""

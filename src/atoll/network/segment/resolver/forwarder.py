@@ -47,13 +47,16 @@ class Forwarder:
 
     def __init__(self, outlet: Outlet, resolvers: Sequence[str]) -> None:
         self._outlet = outlet
-        self._resolvers = list(filter(None, map(_endpoint, resolvers)))
+        self._resolvers = resolvers
         self._failed_at: dict[tuple[str, int], float] = {}
         self._pools: dict[int, list[_Asking | None]] = {}
 
-    async def ask(self, wire: bytes, over_tcp: bool) -> bytes | None:
-        """The answer to a question, with its number; None if no resolver gave one in time."""
-        order = self._order()
+    async def ask(self, wire: bytes, over_tcp: bool, resolvers: Sequence[str] = ()) -> bytes | None:
+        """The answer to a question, with its number; None if no resolver gave one in time.
+
+        `resolvers`, if there are any, are asked instead of the network's.
+        """
+        order = self._order(resolvers or self._resolvers)
         tries = order if len(order) > 1 or over_tcp else order * 2
         patience = min(_LONGEST_TRY_S, _PATIENCE_S / max(len(tries), 1))
         refusal: bytes | None = None
@@ -82,9 +85,10 @@ class Forwarder:
                 asking.close()
         self._pools.clear()
 
-    def _order(self) -> list[tuple[str, int]]:
+    def _order(self, resolvers: Sequence[str]) -> list[tuple[str, int]]:
         now = time.monotonic()
-        return sorted(self._resolvers, key=lambda resolver: now - self._failed_at.get(resolver, -_GRUDGE_S) < _GRUDGE_S)
+        known = filter(None, map(_endpoint, resolvers))
+        return sorted(known, key=lambda resolver: now - self._failed_at.get(resolver, -_GRUDGE_S) < _GRUDGE_S)
 
     async def _ask_udp(self, resolver: tuple[str, int], asked: bytes) -> bytes:
         asking = await self._asking(_family(resolver[0]))

@@ -112,7 +112,9 @@ class Resolver:
         return None
 
     async def _forward(self, question: Question, client: Endpoint) -> bytes:
-        found = None if self._forwarder is None else await self._forwarder.ask(question.wire, question.over_tcp)
+        found = None
+        if self._forwarder is not None:
+            found = await self._forwarder.ask(question.wire, question.over_tcp, client.resolvers)
         if found is not None and client.egress.mode == "listed":
             if (addresses := addresses_in(found)) is None:
                 found = None

@@ -28,6 +28,7 @@ class Uplink:
         self._outlet = outlet
         self._watcher: asyncio.Task[None] | None = None
         self._is_fresh = True
+        self._directed = ""
 
     async def configure(self, spec: SegmentSpec) -> None:
         """Have the way out that `spec` wants.
@@ -42,6 +43,7 @@ class Uplink:
             self._is_fresh = False
         if spec.uplink == "none":
             await self._outlet.uplink(None)
+            self._direct(None, spec)
             return
         wish = Wish(kind=spec.uplink, name=spec.network.id[:12], to_host=spec.to_host)
         words = await self._make(wish, spec, "")
@@ -66,8 +68,7 @@ class Uplink:
             link = await self._outlet.uplink(wish)
             if link is not None and not link.configured:
                 _configure(link)
-            if spec.to_host and link is not None:
-                _direct_to_host(link, spec)
+            self._direct(link, spec)
         except (AtollError, OSError, KeyError) as error:
             if str(error) != said:
                 _LOG.warning("network %s has no way out now: %s", spec.network.name, error)
@@ -78,6 +79,17 @@ class Uplink:
         while True:
             await asyncio.sleep(_CHECK_S)
             words = await self._make(wish, spec, words)
+
+    def _direct(self, link: Link | None, spec: SegmentSpec) -> None:
+        """Lead what is for the network's gateway to the way out's, unless it is for the resolver."""
+        rules = to_host_ruleset(link, spec)
+        if rules != self._directed:
+            nftables = Nftables()
+            try:
+                nftables.run(rules)
+            finally:
+                nftables.close()
+            self._directed = rules
 
     async def _stop_watching(self) -> None:
         if self._watcher is not None:
@@ -100,29 +112,21 @@ def _configure(link: Link) -> None:
 
 def _delete_interface() -> None:
     with closing(Routes()) as routes:
-        routes.delete_link(INTERFACE)
+        routes.delete_named(INTERFACE)
 
 
-def _direct_to_host(link: Link, spec: SegmentSpec) -> None:
-    """Lead what is for the network's gateway to the way out's, unless it is for the resolver."""
-    nftables = Nftables()
-    try:
-        nftables.run(to_host_ruleset(link, spec))
-    finally:
-        nftables.close()
-
-
-def to_host_ruleset(link: Link, spec: SegmentSpec) -> str:
-    """The table that leads to the host."""
+def to_host_ruleset(link: Link | None, spec: SegmentSpec) -> str:
+    """The table that leads to the host; one that is empty when nothing does."""
     rules = []
-    for family, subnet, gateway in (
-        ("ip", spec.network.ipv4, link.gateway4),
-        ("ip6", spec.network.ipv6, link.gateway6),
-    ):
-        if subnet is not None and gateway:
-            rules.append(
-                f"iifname {BRIDGE} {family} daddr {subnet.gateway} meta l4proto {{ tcp, udp }} th dport != 53 "
-                f"dnat {family} to {gateway};"
-            )
+    if spec.to_host and link is not None:
+        for family, subnet, gateway in (
+            ("ip", spec.network.ipv4, link.gateway4),
+            ("ip6", spec.network.ipv6, link.gateway6),
+        ):
+            if subnet is not None and gateway:
+                rules.append(
+                    f"iifname {BRIDGE} {family} daddr {subnet.gateway} meta l4proto {{ tcp, udp }} th dport != 53 "
+                    f"dnat {family} to {gateway};"
+                )
     chain = "chain prerouting { type nat hook prerouting priority dstnat; policy accept;\n" + "\n".join(rules) + "\n}"
     return f"add table inet {_TABLE}\ndelete table inet {_TABLE}\ntable inet {_TABLE} {{\n{chain}\n}}\n"

@@ -7,6 +7,7 @@ A host whose own forward policy is `drop` (Docker's is) must accept interfaces `
 not overrule another table's `drop`.
 """
 
+import time
 from contextlib import closing
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from atoll.network.segment.nftables import Nftables
 from atoll.network.segment.uplink.link import INTERFACE, Link
 
 PREFIX = "at"
+_DEADLINE_S = 2.0
 _FORWARDING6 = Path("/proc/sys/net/ipv6/conf/all/forwarding")
 _SETTINGS = Path("/proc/sys/net/ipv6/conf")
 
@@ -55,9 +57,10 @@ class Veth:
         self.link = link
         if _FORWARDING6.read_text().strip() != "1":
             self.link = Link(ipv4=link.ipv4, gateway4=link.gateway4, ipv6="", gateway6="", configured=False)
+        self._number = 0
         self._filter: Nftables | None = Nftables()
         try:
-            self._filter.run(ruleset(self._name, self._table, link))
+            _run_patiently(self._filter, ruleset(self._name, self._table, link))
             self._make_pair(network)
         except (OSError, VmFailed) as error:
             self.close()
@@ -66,12 +69,15 @@ class Veth:
     def is_alive(self) -> bool:
         """Whether the host still has it."""
         with closing(Routes()) as routes:
-            return self._name in routes.links()
+            link = routes.links().get(self._name)
+            return link is not None and link.number == self._number
 
     def close(self) -> None:
         """Remove the pair and the table."""
         with closing(Routes()) as routes:
-            routes.delete_link(self._name)
+            # By its number: another outlet may have made the next one by now, when our segment was killed.
+            if self._number:
+                routes.delete_link(self._number)
         if self._filter is not None:
             # The kernel removes the table with the socket of its owner.
             self._filter.close()
@@ -79,12 +85,12 @@ class Veth:
 
     def _make_pair(self, network: int) -> None:
         with closing(Routes()) as routes:
-            routes.delete_link(self._name)
+            routes.delete_named(self._name)
             routes.add_veth(self._name, INTERFACE, network)
             settings = _SETTINGS / self._name / "accept_ra"
             if settings.exists():
                 settings.write_text("0")
-            number = routes.links()[self._name].number
+            self._number = number = routes.links()[self._name].number
             routes.add_address(number, f"{self.link.gateway4}/30")
             if self.link.gateway6:
                 routes.add_address(number, f"{self.link.gateway6}/64")
@@ -100,3 +106,16 @@ def ruleset(veth: str, table: str, link: Link) -> str:
         ipv4=link.ipv4.partition("/")[0],
         ipv6=link.ipv6.partition("/")[0],
     )
+
+
+def _run_patiently(nftables: Nftables, commands: str) -> None:
+    """Make a table that the outlet of a segment that was killed may still own for a moment."""
+    deadline = time.monotonic() + _DEADLINE_S
+    while True:
+        try:
+            nftables.run(commands)
+            return
+        except VmFailed:
+            if time.monotonic() > deadline:
+                raise
+        time.sleep(0.01)
