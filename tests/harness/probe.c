@@ -5,7 +5,7 @@
  *   probe ask ADDRESS PORT WORD            sends WORD as a datagram and prints the answer; 1 if none comes within 2 s
  *   probe send IFACE COUNT HEX...          puts raw frames on the wire, each COUNT times
  *   probe flood IFACE SECONDS HEX...       does so as fast as it can and prints how many it was
- *   probe capture IFACE SECONDS            prints every frame that comes in, as hex, promiscuous
+ *   probe capture IFACE SECONDS            says `ready`, then every frame that comes in, as hex, promiscuous
  *   probe get ADDRESS PATH                 prints what a web server answers; 2 if it cannot be reached within 3 s
  *   probe sink PORT                        takes connections for ever: reads to the end, answers with the number of bytes
  *   probe push ADDRESS PORT BYTES          sends that much and prints the seconds until all was read
@@ -139,8 +139,8 @@ static int capture(const char *interface, double seconds)
 	struct packet_mreq all = {.mr_ifindex = if_nametoindex(interface), .mr_type = PACKET_MR_PROMISC};
 	double end = now() + seconds;
 	setsockopt(sock, SOL_PACKET, PACKET_ADD_MEMBERSHIP, &all, sizeof all);
+	setvbuf(stdout, NULL, _IOLBF, 4 * MOST);
 	puts("ready");
-	fflush(stdout);
 	while (now() < end) {
 		struct sockaddr_ll from;
 		socklen_t length = sizeof from;
