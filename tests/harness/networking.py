@@ -1,11 +1,13 @@
 """What tests of networks do with an engine: an image to probe with, a container's addresses, clearing up."""
 
-import asyncio
 import json
+import os
+import sys
 from pathlib import Path
 from typing import NamedTuple
 
-from atoll.network.client import SegmentClient
+from harness.checkout import CHECKOUT
+from harness.command import Command
 from harness.container import Container
 from harness.engine import EngineUnderTest
 from harness.images import BUSYBOX_CHANGES, build_probe, probe_root
@@ -58,14 +60,10 @@ def forged_frames(engine: EngineUnderTest, container: Container, network: str) -
     """How many frames of a container its network has dropped for bearing what is not its own."""
     network_id = json.loads(engine.atoll.ok("network", "inspect", network))[0]["Id"]
 
-    async def ask() -> int:
-        segment = await SegmentClient.connect(engine.root / "run" / "net", network_id)
-        try:
-            return (await segment.counters())[container.id].forged
-        finally:
-            await segment.close()
-
-    return asyncio.run(ask())
+    command = (*engine.atoll.program[:-1], sys.executable, "-m", "harness.segment_counters")
+    ask = Command(command, {**engine.atoll.environment, "PYTHONPATH": os.fspath(CHECKOUT / "tests")})
+    found = json.loads(ask.ok(engine.root / "run" / "net", network_id))
+    return int(found[container.id]["forged"])
 
 
 def segments(engine: EngineUnderTest) -> list[Process]:

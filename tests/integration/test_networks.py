@@ -279,7 +279,7 @@ def test_a_trace_is_a_pcap_of_the_network(
     networked: EngineUnderTest, start: Start, network: str, tmp_path: Path
 ) -> None:
     container = start("--network", network)
-    file = tmp_path / "trace.pcap"
+    file = networked.root / "trace.pcap"
     with networked.atoll.start("network", "trace", network, "-w", str(file)) as trace:
         eventually(lambda: Finished((), 0 if file.exists() and file.stat().st_size >= 24 else 1, b"x", b""))
         ok(container, "probe", "ask", WEB[0], str(ECHO_PORT), "a-word-on-the-wire")
