@@ -9,6 +9,7 @@ import logging
 from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from contextlib import suppress
 from pathlib import Path
+from time import monotonic
 from typing import Protocol
 
 from msgspec.structs import replace
@@ -21,6 +22,7 @@ log = logging.getLogger("atoll.engine")
 
 _FIRST_DELAY_S, _LONGEST_DELAY_S = 0.1, 30.0
 _GOODBYE_S = 2.0
+_COUNTED_S = 0.3
 
 
 class Link(Protocol):
@@ -78,6 +80,8 @@ class Segment:
         self._endpoints: dict[str, Endpoint] = {}
         self._link: asyncio.Future[Link] | None = None
         self._is_ended = False
+        self._counters: dict[str, Counters] = {}
+        self._counted_until_s = 0.0
         self._is_stale = False
         self._replaced: Link | None = None
 
@@ -123,8 +127,11 @@ class Segment:
         self._endpoints[endpoint.id] = endpoint
 
     async def counters(self) -> dict[str, Counters]:
-        """What went over each endpoint that has a tap."""
-        return await (await self.link()).counters()
+        """What went over each endpoint that has a tap, a moment ago: each container's statistics ask for all."""
+        if monotonic() > self._counted_until_s:
+            self._counters = await (await self.link()).counters()
+            self._counted_until_s = monotonic() + _COUNTED_S
+        return self._counters
 
     async def trace(self) -> AsyncGenerator[bytes]:
         """What goes over the network from now on."""

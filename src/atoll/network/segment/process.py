@@ -41,10 +41,11 @@ _UNUSED_S = 5.0
 _LAST_ANSWERS_S = 2.0
 
 
-def _parts(nftables: Nftables, outlet: Outlet) -> list[Part]:
-    """What is done for a network beyond its devices and its filter, in this order: a way out that has rules already."""
+def _segment(links: Links, nftables: Nftables, outlet: Outlet) -> Segment:
+    """A segment of all its parts, in this order: a way out has rules already when it comes."""
     egress = Egress(nftables)
-    return [egress, Uplink(outlet), Resolver(outlet, egress.learn), Ports(outlet)]
+    others: list[Part] = [egress, Uplink(outlet), Resolver(outlet, egress.learn), Ports(outlet)]
+    return Segment(links, Filter(nftables), others, egress.refused)
 
 
 def main(arguments: list[str]) -> int:
@@ -80,7 +81,7 @@ async def _serve(path: Path, links: Links, outlet_socket: socket.socket, keeper:
         stack.callback(nftables.close)
         outlet = Outlet(outlet_socket)
         stack.callback(outlet.close)
-        segment = Segment(links, Filter(nftables), _parts(nftables, outlet))
+        segment = _segment(links, nftables, outlet)
         stack.push_async_callback(segment.close)
         async with asyncio.TaskGroup() as tasks:
             server = _Server(segment, tasks)

@@ -7,7 +7,7 @@ for one endpoint come one at a time, those for others pass by: ports are bound w
 import asyncio
 import logging
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 
 from msgspec.structs import replace
@@ -24,8 +24,16 @@ _LOG = logging.getLogger(__name__)
 class Segment:
     """One network: its devices, its filter, and whatever else is done for it (`others`)."""
 
-    def __init__(self, links: Links, frame_filter: Filter, others: Sequence[Part]) -> None:
+    def __init__(
+        self,
+        links: Links,
+        frame_filter: Filter,
+        others: Sequence[Part],
+        refused: Callable[[], dict[str, int]] = dict,
+    ) -> None:
+        """`refused` says how many packets of each endpoint were kept from going out."""
         self._links = links
+        self._refused = refused
         self._filter = frame_filter
         # Devices before rules that may name them; but a tap that is put on the bridge is a filtered one.
         self._in_order: tuple[Part, ...] = (links, frame_filter, *others)
@@ -88,9 +96,13 @@ class Segment:
 
     def counters(self) -> dict[str, Counters]:
         """What went over each endpoint that has a tap."""
-        forged = self._filter.forged()
+        forged, refused = self._filter.forged(), self._refused()
         return {
-            endpoint_id: replace(counters, forged=forged.get(endpoint_id, 0))
+            endpoint_id: replace(
+                counters,
+                forged=forged.get(endpoint_id, 0),
+                sent_dropped=counters.sent_dropped + refused.get(endpoint_id, 0),
+            )
             for endpoint_id, counters in self._links.counters().items()
         }
 
