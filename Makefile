@@ -52,6 +52,7 @@ bench: demo-packages .venv/runtime-installed .venv/compiled $(programs) ## Measu
 	bench/start
 	bench/memory
 	bench/pull
+	bench/network
 
 .PHONY: docs
 docs: docs/networking.svg .venv/runtime-installed ## Draw the pictures and check that every link in the Markdown pages leads somewhere

@@ -51,9 +51,9 @@ def get(engine: EngineUnderTest, path: str) -> Any:
     return json.loads(_ask(engine, "GET", path))
 
 
-def post(engine: EngineUnderTest, path: str, body: object) -> Any:
-    """What it answers to a POST of `body`; raises `Refused`."""
-    return json.loads(_ask(engine, "POST", path, json.dumps(body)))
+def post(engine: EngineUnderTest, path: str, body: object = None) -> Any:
+    """What it answers to a POST of `body`, if anything; raises `Refused`."""
+    return json.loads(_ask(engine, "POST", path, json.dumps(body) if body is not None else None) or "null")
 
 
 def delete(engine: EngineUnderTest, path: str) -> None:
