@@ -51,6 +51,7 @@ bench: demo-packages .venv/runtime-installed .venv/compiled $(programs) ## Measu
 	bench/create
 	bench/start
 	bench/memory
+	bench/network
 	bench/pull
 	bench/network
 
