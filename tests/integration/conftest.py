@@ -133,13 +133,13 @@ def outside(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Outside]:
         yield made
 
 
-@pytest.fixture(scope="module", params=["root", "unprivileged"])
+@pytest.fixture(scope="session", params=["root", "unprivileged"])
 def networked(
     request: pytest.FixtureRequest, kernel: UnpackedKernel, busybox_tar: Path, outside: Outside
 ) -> Iterator[EngineUnderTest]:
     """An engine on the host of `outside`, once as root and once as a user without any privilege."""
     uid = UNPRIVILEGED_UID if request.param == "unprivileged" else 0
-    with tun_for_everybody(), _running_engine(kernel, busybox_tar, "", outside, uid) as running:
+    with tun_for_everybody(), _running_engine(kernel, busybox_tar, outside=outside, uid=uid) as running:
         yield running
 
 

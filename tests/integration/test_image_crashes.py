@@ -142,7 +142,8 @@ def test_a_pull_that_fills_the_disk_leaves_nothing_and_succeeds_when_there_is_ro
     name = registry.push("whale", "1", [layer("small", b"s"), layer("large", content())])
     with small_disk(tmp_path, 6 << 10) as disk:
         (disk / "atoll.toml").write_text(SETTINGS)
-        atoll = engine_at(disk).atoll
+        engine = engine_at(disk)
+        atoll = engine.atoll
         try:
             failed = atoll("pull", name)
             assert failed.code == 1
@@ -156,3 +157,5 @@ def test_a_pull_that_fills_the_disk_leaves_nothing_and_succeeds_when_there_is_ro
             assert atoll.ok("system", "check").endswith("no problem found")
         finally:
             atoll("system", "stop")
+            for process in engine.processes():
+                process.wait()

@@ -10,7 +10,7 @@ import pytest
 
 from atoll.errors import Unavailable, VmFailed
 from atoll.vmm import MachineSpec, QemuMonitor
-from atoll.vmm.qemu.process import running
+from atoll.vmm.qemu.process import running, while_we_live
 
 
 def _spec(program: Path | str, directory: Path) -> MachineSpec:
@@ -50,6 +50,15 @@ async def test_a_missing_setpriv_is_named_with_its_package(tmp_path: Path, monke
             pass
 
 
+def test_a_program_whose_maker_has_ended_meanwhile_does_not_start() -> None:
+    def said(command: list[str]) -> bytes:
+        return subprocess.run([*command, "echo", "alive"], stdout=subprocess.PIPE, check=False).stdout
+
+    *becomes, _ = while_we_live()
+    assert said(while_we_live()) == b"alive\n"
+    assert said([*becomes, "1"]) == b""
+
+
 async def test_what_qemu_complains_about_is_in_the_error(tmp_path: Path) -> None:
     program = _program(tmp_path, "echo noise; echo first >&2; echo 'qemu-system-x86_64: -m: too much' >&2; exit 3")
     with pytest.raises(VmFailed, match=r"QEMU did not come up: it ended with status 3 \(first; -m: too much\)"):
@@ -83,7 +92,7 @@ _PARENT = """
 import asyncio, sys
 from pathlib import Path
 from atoll.vmm import MachineSpec
-from atoll.vmm.qemu.process import running
+from atoll.vmm.qemu.process import running, while_we_live
 
 async def main():
     path = Path("/dev/null")

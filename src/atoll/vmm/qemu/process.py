@@ -61,7 +61,7 @@ async def running(spec: MachineSpec, arguments: Sequence[str], descriptors: Sequ
 
     Raises `Unavailable` when QEMU or setpriv is not installed.
     """
-    command = [*_unprivileged(spec), _program(spec.qemu, "qemu-system-x86"), *arguments]
+    command = [*_unprivileged(spec), *while_we_live(), _program(spec.qemu, "qemu-system-x86"), *arguments]
     reader, writer = os.pipe()
     with os.fdopen(reader, "rb", buffering=0) as read_end:
         try:
@@ -102,6 +102,11 @@ def _unprivileged(spec: MachineSpec) -> list[str]:
     groups = ["--clear-groups"] if spec.accelerator != "kvm" else ["--groups", str(KVM.stat().st_gid)]
     identity = ["--reuid", str(spec.uid), "--regid", str(spec.uid), *groups]
     return [*setpriv, *identity, "--inh-caps", "-all", "--bounding-set", "-all"]
+
+
+def while_we_live() -> list[str]:
+    """Becomes the program that follows, unless we ended before the kernel was told to end it with us."""
+    return ["/bin/sh", "-c", 'test "$PPID" = "$0" && exec "$@"', str(os.getpid())]
 
 
 def _program(name: str, package: str) -> str:
