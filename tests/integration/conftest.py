@@ -144,9 +144,18 @@ def networked(
 
 
 @pytest.fixture
-def networked_privately(kernel: UnpackedKernel, busybox_tar: Path, outside: Outside) -> Iterator[EngineUnderTest]:
-    """An engine on the host of `outside` for this test alone, as root, without a pool."""
-    with _running_engine(kernel, busybox_tar, outside=outside) as running:
+def private_outside(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Outside]:
+    """As `outside`, for one test alone: no other engine is on its host."""
+    with make_outside(tmp_path_factory.mktemp("outside")) as made:
+        yield made
+
+
+@pytest.fixture
+def networked_privately(
+    kernel: UnpackedKernel, busybox_tar: Path, private_outside: Outside
+) -> Iterator[EngineUnderTest]:
+    """An engine on the host of `private_outside`, as root, without a pool."""
+    with _running_engine(kernel, busybox_tar, outside=private_outside) as running:
         yield running
 
 

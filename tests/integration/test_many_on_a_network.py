@@ -17,12 +17,12 @@ _SETTLE_S = 20.0
 
 
 def test_fifty_containers_find_each_other_and_leave_nothing(
-    networked_privately: EngineUnderTest, outside: Outside
+    networked_privately: EngineUnderTest, private_outside: Outside
 ) -> None:
     engine = networked_privately
     # The first one on any network makes what all of them need.
     engine.atoll.ok("run", "--rm", "busybox", "true")
-    before = world(engine, outside)
+    before = world(engine, private_outside)
     engine.atoll.ok("network", "create", "reef")
 
     def run(number: int) -> Container:
@@ -43,7 +43,7 @@ def test_fifty_containers_find_each_other_and_leave_nothing(
     engine.atoll.ok("rm", "-f", *(container.id for container in fish), timeout_s=300)
     engine.atoll.ok("network", "rm", "reef")
     deadline = time.monotonic() + _SETTLE_S
-    while (left := world(engine, outside) - before) and time.monotonic() < deadline:
+    while (left := world(engine, private_outside) - before) and time.monotonic() < deadline:
         time.sleep(0.5)
     assert not left
 

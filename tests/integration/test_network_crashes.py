@@ -29,7 +29,7 @@ def probe(tmp_path: Path) -> Path:
 
 @pytest.mark.timeout(900)
 def test_kills_at_random_moments_leave_a_consistent_world(
-    networked_privately: EngineUnderTest, outside: Outside, tmp_path: Path, probe: Path
+    networked_privately: EngineUnderTest, private_outside: Outside, tmp_path: Path, probe: Path
 ) -> None:
     engine, chance = networked_privately, random.Random(SEED)
     image = make_probe_image(engine, tmp_path)
@@ -52,7 +52,7 @@ def test_kills_at_random_moments_leave_a_consistent_world(
             for container in (shark, squid):
                 if container.status != "running":
                     container.start()
-            _assert_consistent(engine, outside, shark, squid, probe, said)
+            _assert_consistent(engine, private_outside, shark, squid, probe, said)
     engine.atoll.ok("rm", "-f", *engine.atoll.ok("ps", "-aq").split())
     engine.atoll.ok("network", "rm", "reef", "shore")
 
