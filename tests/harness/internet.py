@@ -9,12 +9,13 @@ has ends there. Both, and every process in them, are gone at the end.
 """
 
 import contextlib
+import fcntl
 import secrets
 import stat
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +30,7 @@ PEER = ("203.0.113.1", "2001:db8::1")
 UNPRIVILEGED_UID = 12345
 _PREFIXES = ("atoll-host-", "atoll-internet-")
 _TUN = Path("/dev/net/tun")
+_TUN_USERS, _TUN_LOCK = Path("/tmp/atoll-tests-tun.users"), Path("/tmp/atoll-tests-tun.lock")
 _NAMESPACES = Path("/run/netns")
 
 
@@ -107,17 +109,38 @@ def outside(directory: Path, *, forwards: bool = True) -> Iterator[Outside]:
 
 @contextmanager
 def tun_for_everybody() -> Iterator[None]:
-    """Let users other than root open /dev/net/tun, as the udev rule in docs/networking.md does; put back at the end."""
-    mode = stat.S_IMODE(_TUN.stat().st_mode)
-    if mode & 0o006 == 0o006:
+    """Let users other than root open /dev/net/tun, as the udev rule in docs/networking.md does.
+
+    Tests run side by side: the mode is put back by the last of those who need it.
+    """
+    with _TUN_USERS.open("a+") as users:
+        with _one_at_a_time():
+            mode = stat.S_IMODE(_TUN.stat().st_mode)
+            if mode & 0o006 != 0o006:
+                print(
+                    f"{_TUN} has mode {mode:04o}: relaxed to 0666 for the tests without root, and put back after them"
+                )
+                users.truncate(0)
+                users.write(f"{mode:o}")
+                users.flush()
+                _TUN.chmod(0o666)
+            fcntl.flock(users, fcntl.LOCK_SH)
+        try:
+            yield
+        finally:
+            with _one_at_a_time(), suppress(BlockingIOError):  # somebody else needs it
+                fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                users.seek(0)
+                if before := users.read():
+                    _TUN.chmod(int(before, 8))
+                    users.truncate(0)
+
+
+@contextmanager
+def _one_at_a_time() -> Iterator[None]:
+    with _TUN_LOCK.open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
         yield
-        return
-    print(f"{_TUN} has mode {mode:04o}: relaxed to 0666 for the tests without root, and put back after them")
-    _TUN.chmod(0o666)
-    try:
-        yield
-    finally:
-        _TUN.chmod(mode)
 
 
 @contextmanager
