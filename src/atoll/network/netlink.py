@@ -47,7 +47,6 @@ class Link(NamedTuple):
 
     number: int
     name: str
-    is_up: bool
     master: int
     mac: str
     mtu: int
@@ -183,7 +182,6 @@ def _link(found: Any) -> Link:
     return Link(
         number=found["index"],
         name=found.get_attr("IFLA_IFNAME"),
-        is_up=bool(found["flags"] & IFF_UP),
         master=found.get_attr("IFLA_MASTER") or 0,
         mac=found.get_attr("IFLA_ADDRESS") or "",
         mtu=found.get_attr("IFLA_MTU"),

@@ -11,6 +11,7 @@ from contextlib import closing, suppress
 from atoll.errors import AtollError
 from atoll.model.network import Endpoint, SegmentSpec
 from atoll.network.routes import Routes
+from atoll.network.segment.bridge import BRIDGE
 from atoll.network.segment.nftables import Nftables
 from atoll.network.segment.outlet import Outlet
 from atoll.network.segment.uplink.link import INTERFACE, Link, Wish
@@ -18,7 +19,6 @@ from atoll.network.segment.uplink.link import INTERFACE, Link, Wish
 _LOG = logging.getLogger(__name__)
 _CHECK_S = 5
 _TABLE = "atoll_to_host"
-BRIDGE = "br0"
 
 
 class Uplink:
