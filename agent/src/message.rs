@@ -202,6 +202,9 @@ pub struct Start {
     /// Everything is put together, and the process does not run: somebody wants to look at the files.
     #[serde(default)]
     pub hold: bool,
+    /// All but the last step is done: the process begins when the host asks for `proceed`.
+    #[serde(default)]
+    pub waits: bool,
     pub process: Process,
 }
 
@@ -378,6 +381,7 @@ pub struct Error<'a> {
 pub enum Request {
     Ping,
     Start(Box<Start>),
+    Proceed,
     Exec(Box<Exec>),
     Signal(Signal),
     Resize(Resize),
@@ -428,6 +432,7 @@ impl<'de> Visitor<'de> for RequestVisitor {
                 let de::IgnoredAny = next(&mut items)?;
                 match method.as_str() {
                     "ping" => Request::Ping,
+                    "proceed" => Request::Proceed,
                     "processes" => Request::Processes,
                     "statistics" => Request::Statistics,
                     "poweroff" => Request::PowerOff,

@@ -55,6 +55,7 @@ class MemoryRuntime:
         self._record = record
         self._exit: asyncio.Future[ExitStatus] = asyncio.get_running_loop().create_future()
         self._gone = asyncio.Event()
+        self._may_proceed = asyncio.Event()
         self.started_at: datetime | None = None
         self.is_held = False
         self.container_state = ContainerState.CREATED
@@ -66,9 +67,11 @@ class MemoryRuntime:
         self.interfaces: dict[str, Interface] = {}
         self.files: dict[str, bytes] = {}
 
-    async def start(self) -> RuntimeState:
+    async def start(self, *, waits: bool = False) -> RuntimeState:
         """Fail as the test wants, or run."""
         await self._launcher.may_start.wait()
+        if waits and self._launcher.start_error is None:
+            await self._may_proceed.wait()
         if self._launcher.start_error is not None:
             # As a real one, it goes away after it has said why.
             self.kill()
@@ -78,6 +81,10 @@ class MemoryRuntime:
         self.started_at = datetime.now(UTC)
         self.container_state = ContainerState.RUNNING
         return await self.state()
+
+    async def proceed(self) -> None:
+        """Let a start go on."""
+        self._may_proceed.set()
 
     async def hold(self) -> RuntimeState:
         """As `start`, with nothing running."""
@@ -122,6 +129,7 @@ class MemoryRuntime:
     def kill(self) -> None:
         """As `vanish`."""
         self._gone.set()
+        self._may_proceed.set()
         self._launcher.leave(self._record.id, None)
         self._launcher.may_start.set()
         if not self._exit.done():

@@ -92,6 +92,7 @@ class MemoryLink:
 
     async def plug(self, endpoint_id: str, tap: str) -> None:
         """Note the tap."""
+        await self._host.may_plug.wait()
         await self._ask()
         if endpoint_id not in self._segment.endpoints or tap in self._host.lost_taps:
             raise NotFound(f"endpoint {endpoint_id[:12]} or tap {tap} is not there")
@@ -160,8 +161,9 @@ class MemoryHost:
         self.keeper_error: AtollError | None = None
         self.keeper: MemoryKeeper | None = None
         self.starts = self.keepers = 0
-        self.may_answer = asyncio.Event()
+        self.may_answer, self.may_plug = asyncio.Event(), asyncio.Event()
         self.may_answer.set()
+        self.may_plug.set()
 
     async def start(self, directory: Path, network_id: str) -> MemoryLink:
         """Connect to the segment, started if need be."""

@@ -32,6 +32,8 @@ class HostAgent:
         self.started: list[Start] = []
         self._sent_bytes = 0
         self._has_sent = asyncio.Event()
+        self.has_start = asyncio.Event()
+        self._may_proceed = asyncio.Event()
         self._processes: dict[str, asyncio.subprocess.Process] = {}
         self._tasks: asyncio.TaskGroup | None = None
 
@@ -66,7 +68,12 @@ class HostAgent:
             case "start":
                 request = decode(parameters, Start)
                 self.started.append(request)
+                self.has_start.set()
+                if request.waits:
+                    await self._may_proceed.wait()
                 return await self._spawn("init", request.process)
+            case "proceed":
+                self._may_proceed.set()
             case "exec":
                 more = decode(parameters, Exec)
                 return await self._spawn(more.id, more.process)

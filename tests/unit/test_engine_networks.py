@@ -194,6 +194,28 @@ async def test_a_tap_that_is_lost_fails_the_start_and_ends_the_vm(engine: Engine
     assert endpoints_of(engine) == {}
 
 
+async def test_nothing_of_a_container_runs_before_it_is_connected(engine: EngineWithoutVms, services: Services) -> None:
+    container = await make(services, networks=on("bridge"))
+    engine.host.may_plug.clear()
+    starting = asyncio.ensure_future(container.start())
+    await settled()
+    assert engine.launcher.runtimes[ID].started_at is None
+    engine.host.may_plug.set()
+    await starting
+    assert endpoints_of(engine)[ID].tap
+    assert engine.launcher.runtimes[ID].started_at is not None
+
+
+async def test_why_a_vm_failed_is_told_and_not_that_its_tap_has_gone_with_it(
+    engine: EngineWithoutVms, services: Services
+) -> None:
+    container = await make(services, networks=on("bridge"))
+    engine.launcher.start_error = AgentFailed("the guest has no memory")
+    engine.host.lost_taps.add(f"at{ID[:6]}.0")
+    with pytest.raises(AgentFailed, match="no memory"):
+        await container.start()
+
+
 async def test_without_a_tun_device_only_containers_without_networks_start(
     engine: EngineWithoutVms, services: Services
 ) -> None:

@@ -30,6 +30,7 @@ from atoll.errors import (
 )
 from atoll.model.agent import Process
 from atoll.model.container import ContainerState
+from atoll.model.runtime import RuntimeState
 from atoll.runtime import server
 from atoll.runtime.client import RuntimeClient, Session
 from atoll.runtime.logs import STDERR, STDOUT, LogReader
@@ -275,6 +276,38 @@ async def test_a_container_starts_once(tmp_path: Path) -> None:
         assert (state.state, state.pid) == (ContainerState.RUNNING, runtime.vms.machine.pid)
         with pytest.raises(NotModified):
             await runtime.client.start()
+
+
+async def started_waiting(runtime: RuntimeUnderTest) -> "asyncio.Future[RuntimeState]":
+    starting = asyncio.ensure_future(runtime.client.start(waits=True))
+    while (await runtime.client.state()).state is ContainerState.CREATED:
+        pass
+    return starting
+
+
+@pytest.mark.parametrize("is_up", [True, False])
+async def test_a_start_that_waits_begins_when_it_may_proceed(tmp_path: Path, is_up: bool) -> None:
+    began = tmp_path / "began"
+    async with running(tmp_path, "touch", str(began)) as runtime:
+        if is_up:
+            await runtime.vms.booted.wait()
+        starting = await started_waiting(runtime)
+        if is_up:
+            await runtime.vms.machine.guest.has_start.wait()
+        assert not began.exists()
+        await runtime.client.proceed()
+        await starting
+        assert (await runtime.client.wait()).code == 0
+        assert began.exists()
+
+
+async def test_a_start_that_waits_is_stopped_before_it_began(tmp_path: Path) -> None:
+    async with running(tmp_path, "true") as runtime:
+        await runtime.vms.booted.wait()
+        starting = await started_waiting(runtime)
+        assert (await runtime.client.stop(signal.SIGTERM, 10)).code == 137
+        with pytest.raises(Conflict, match="before it had started"):
+            await starting
 
 
 async def test_what_needs_a_process_is_refused_without_one(tmp_path: Path) -> None:

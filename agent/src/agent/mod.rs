@@ -41,6 +41,8 @@ pub struct Agent {
     container: Option<Container>,
     /// The first process of the container to come.
     understudy: Option<Understudy>,
+    /// A start that waits for the host's word.
+    waiting: Option<requests::Waiting>,
     network: Network,
     /// The memory that the guest was booted with, as far as its kernel manages it.
     booted_bytes: u64,
@@ -63,6 +65,7 @@ impl Agent {
             jobs: Vec::new(),
             container: None,
             understudy: None,
+            waiting: None,
             network: Network::default(),
             booted_bytes: memory::total_bytes(),
         };

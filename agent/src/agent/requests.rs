@@ -1,20 +1,29 @@
 //! What the host asks, and who answers it.
 
 use std::collections::BTreeMap;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 use serde_bytes::ByteBuf;
 
 use super::Agent;
 use crate::channel::frame::Broken;
-use crate::container::Container;
 use crate::container::understudy::Understudy;
+use crate::container::{Container, Scene};
 use crate::failure::{Code, During, Failure, Result};
 use crate::message::{self, Request};
 use crate::process::table::{FIRST, Process, Starting};
 use crate::process::terminal;
 use crate::stopwatch::Stopwatch;
 use crate::{power, processes, statistics};
+
+/// A container that is all put together, and its first process, which has not begun.
+pub(super) struct Waiting {
+    process: message::Process,
+    ours: [Option<OwnedFd>; 3],
+    starting: Starting,
+    understudy: Understudy,
+    scene: Scene,
+}
 
 impl Agent {
     /// Serves one request. `start` and `exec` are answered when the process has got as far as
@@ -24,9 +33,13 @@ impl Agent {
         match request {
             Request::Ping => self.answer(id, Ok(())),
             Request::Start(start) => {
-                if let Err(failure) = self.start(id, &start, payload, Stopwatch::start()) {
+                if let Err(failure) = self.start(id, *start, payload, Stopwatch::start()) {
                     self.answer::<()>(id, Err(failure));
                 }
+            }
+            Request::Proceed => {
+                let result = self.proceed();
+                self.answer(id, result);
             }
             Request::Exec(exec) => {
                 if let Err(failure) = self.exec(id, &exec, Stopwatch::start()) {
@@ -85,7 +98,7 @@ impl Agent {
         Ok(())
     }
 
-    fn start(&mut self, request: u32, start: &message::Start, payload: &[u8], mut stopwatch: Stopwatch) -> Result<()> {
+    fn start(&mut self, request: u32, start: message::Start, payload: &[u8], mut stopwatch: Stopwatch) -> Result<()> {
         if self.container.is_some() {
             return Err(Failure::new(Code::Conflict, "this guest has started its container already"));
         }
@@ -101,16 +114,40 @@ impl Agent {
         };
         understudy.assign(payload, plan.theirs, plan.reporter)?;
         stopwatch.done("assignment");
-        match container.start(start, understudy, &mut self.network, memory_bytes, &mut stopwatch) {
-            Ok(child) => {
+        match container.put_together(&start, &understudy, &mut self.network, memory_bytes, &mut stopwatch) {
+            Ok(scene) => {
                 let starting = Starting { request, listener: plan.listener, stopwatch };
-                self.enrol(FIRST, &start.process, plan.ours, child, starting)
+                let waiting = Waiting { process: start.process, ours: plan.ours, starting, understudy, scene };
+                if start.waits {
+                    self.waiting = Some(waiting);
+                    return Ok(());
+                }
+                self.begin(waiting)
             }
             Err(failure) => {
                 self.take_container_apart();
                 Err(failure)
             }
         }
+    }
+
+    /// What a start has waited for is there. How its process begins, the answer to `start` says.
+    fn proceed(&mut self) -> Result<()> {
+        let nothing = || Failure::new(Code::Conflict, "no start waits");
+        let mut waiting = self.waiting.take().ok_or_else(nothing)?;
+        waiting.starting.stopwatch.done("wait for the host");
+        let request = waiting.starting.request;
+        if let Err(failure) = self.begin(waiting) {
+            self.answer::<()>(request, Err(failure));
+        }
+        Ok(())
+    }
+
+    fn begin(&mut self, waiting: Waiting) -> Result<()> {
+        let Waiting { process, ours, starting, understudy, scene } = waiting;
+        let container = self.container.get_or_insert_default();
+        let child = container.begin(understudy, &scene);
+        self.enrol(FIRST, &process, ours, child, starting)
     }
 
     fn exec(&mut self, request: u32, exec: &message::Exec, stopwatch: Stopwatch) -> Result<()> {
@@ -175,6 +212,7 @@ impl Agent {
 
     pub(super) fn take_container_apart(&mut self) {
         self.end_jobs();
+        self.waiting = None;
         if let Some(container) = &mut self.container {
             container.kill();
             container.unmount();

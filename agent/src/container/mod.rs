@@ -49,17 +49,23 @@ pub struct Container {
     pub is_held: bool,
 }
 
+/// What the first process finds: its root and its volumes, mounted nowhere yet.
+pub struct Scene {
+    root: OwnedFd,
+    volumes: Vec<OwnedFd>,
+}
+
 impl Container {
-    /// Makes what the first process needs, and has `understudy`, who knows its part, become it. There are `memory_bytes`
-    /// of memory when the process begins.
-    pub fn start(
+    /// Makes what the first process needs, while `understudy` gets ready for its part. There are `memory_bytes` of memory
+    /// then.
+    pub fn put_together(
         &mut self,
         start: &Start,
-        understudy: Understudy,
+        understudy: &Understudy,
         network: &mut Network,
         memory_bytes: u64,
         stopwatch: &mut Stopwatch,
-    ) -> Result<Child> {
+    ) -> Result<Scene> {
         entropy::set_clock(start.clock_ns).during("set the clock")?;
         self.started_s = start.clock_ns as f64 / 1e9;
         self.mount_points = rootfs::mount_points(start);
@@ -91,11 +97,16 @@ impl Container {
         }
         memory::wait_for(memory_bytes)?;
         stopwatch.done("memory");
-        let performance = understudy.go(root.as_fd(), self.share.as_ref().map(Share::mount), &volumes);
+        Ok(Scene { root, volumes })
+    }
+
+    /// Has `understudy` become the first process.
+    pub fn begin(&mut self, understudy: Understudy, scene: &Scene) -> Child {
+        let performance = understudy.go(scene.root.as_fd(), self.share.as_ref().map(Share::mount), &scene.volumes);
         self.files = Some(performance.files);
         self.cgroup = Some(performance.cgroup);
         self.mounts = Some(performance.mounts);
-        Ok(performance.child)
+        performance.child
     }
 
     /// Gives files of the request, those that are named, new contents: in place, for they are mounted.

@@ -29,7 +29,7 @@ from atoll.engine.segment import Segment
 from atoll.engine.segments import Segments
 from atoll.engine.services import Tasks
 from atoll.engine.topology import Topology
-from atoll.errors import AtollError, Conflict, NotFound, Unavailable
+from atoll.errors import AgentFailed, AtollError, Conflict, NotFound, Unavailable
 from atoll.guest.identity_files import network_files
 from atoll.model.network import Attachment, Counters, Endpoint, PortBinding
 from atoll.model.runtime import RuntimeState
@@ -40,6 +40,7 @@ log = logging.getLogger("atoll.engine")
 T = TypeVar("T")
 
 _SHORT_ID = 12
+_REASON_S = 1.0
 
 
 @dataclass
@@ -89,22 +90,28 @@ class Networking:
         return ports
 
     async def start(self, record: ContainerRecord, runtime: Runtime) -> RuntimeState:
-        """Start a container that has joined its networks, and meanwhile connect its VM's network devices to them."""
+        """Start a container that has joined its networks; its process begins when its VM's devices are connected.
+
+        Raises what the start does, `NotFound` or `Unavailable`; the runtime is killed when it was not its fault.
+        """
         if not record.attachments:
             return await runtime.start()
-        taps = (await runtime.state()).taps
-        plugging = asyncio.ensure_future(self._plug(record, record.attachments, taps))
+        starting = asyncio.ensure_future(runtime.start(waits=True))
         try:
-            started = await runtime.start()
-        except BaseException:
-            await _call_off(plugging)
+            taps = (await runtime.state()).taps
+            await self._plug(record, record.attachments, taps)
+            await runtime.proceed()
+            return await starting
+        except (NotFound, AgentFailed):
+            # A VM that ends takes its taps along: why it does is the better reason.
+            await asyncio.wait([starting], timeout=_REASON_S)
+            if starting.done():
+                starting.result()
             raise
-        try:
-            await plugging
-        except BaseException:
-            runtime.kill()
-            raise
-        return started
+        finally:
+            if not starting.done():
+                runtime.kill()
+                await _call_off(starting)
 
     async def leave(self, record: ContainerRecord) -> None:
         """A container that runs has ended: its names and ports are nobody's now."""

@@ -43,8 +43,11 @@ SessionContext = AbstractAsyncContextManager[Session]
 class Runtime(Protocol):
     """A connection to one container's runtime. A lost connection raises `VmFailed`."""
 
-    async def start(self) -> RuntimeState:
-        """Boot and start the first process; raises `StartFailed` or `VmFailed`."""
+    async def start(self, *, waits: bool = False) -> RuntimeState:
+        """Boot and start the first process, with `waits` not before `proceed`; raises `StartFailed` or `VmFailed`."""
+
+    async def proceed(self) -> None:
+        """What a start that `waits` has waited for is there."""
 
     async def hold(self) -> RuntimeState:
         """Put the container together without running it, for work on its files; raises as `start`."""

@@ -97,6 +97,10 @@ class Agent:
         """Start the container; raises `StartFailed` and its kind."""
         return await self.connection.call("start", request, Started, _START_S)
 
+    async def proceed(self) -> None:
+        """Have a start that `waits` go on; raises `Conflict` when none does, for it has failed."""
+        await self.connection.call("proceed", None, None, _ANSWER_S)
+
     async def exec(self, request: Exec) -> Started:
         """Start one more process; raises `StartFailed` and its kind."""
         return await self.connection.call("exec", request, Started, _START_S)

@@ -69,11 +69,12 @@ def start_request(
     host_gateway: str = "",
     growth_mib: int = 0,
     hold: bool = False,
+    waits: bool = False,
 ) -> Start:
     """The request that starts a container, here and now: it carries the time, and randomness for this start alone.
 
-    `growth_mib` of memory are on their way to the guest. With `hold` nothing of it runs. Raises `InvalidRequest` for
-    what nobody could carry out.
+    `growth_mib` of memory are on their way to the guest. With `hold` nothing of it runs, with `waits` nothing before
+    `proceed`. Raises `InvalidRequest` for what nobody could carry out.
     """
     return Start(
         hostname=config.hostname,
@@ -90,6 +91,7 @@ def start_request(
         profile=profile(config),
         init=config.init,
         hold=hold,
+        waits=waits,
         process=Process(
             arguments=_arguments(config.entrypoint + config.command),
             environment=environment(config, terminal=config.terminal),

@@ -141,6 +141,7 @@ class Start(Struct, frozen=True, kw_only=True):
     `growth_bytes` of memory are being added to what the guest was booted with: the process starts when they are there.
     Its `interfaces` are all that it has besides `lo`; they are up when the process starts.
     With `hold` everything is put together and the process does not run: the files can be worked on.
+    With `waits` all but the last step is done: the process begins at the request `proceed`, whose result is nil.
     """
 
     hostname: str
@@ -157,6 +158,7 @@ class Start(Struct, frozen=True, kw_only=True):
     profile: "Profile"
     init: bool = False
     hold: bool = False
+    waits: bool = False
     process: Process
 
 

@@ -1,6 +1,6 @@
 """What engine and runtime say to each other, over the same frames as host and agent (`docs/protocol.md`).
 
-Requests `start`, `hold`, `release`, `pause`, `resume`, `processes`, `statistics`, `state` and `wait` take no
+Requests `proceed`, `hold`, `release`, `pause`, `resume`, `processes`, `statistics`, `state` and `wait` take no
 parameters; `signal`, `resize`, `connect`, `disconnect` and work on files (`stat_path`, `read_archive`, ...) take the
 agent's structs, which the runtime passes on after checking its state, streams included.
 
@@ -52,6 +52,14 @@ class Claim(Struct, frozen=True, kw_only=True):
     """Request `claim` to a spare: it is the container's whose `BundleSpec` is in this file from now on. Result: nil."""
 
     config: str
+
+
+class StartContainer(Struct, frozen=True, kw_only=True):
+    """Request `start`: the first process begins once the VM is up, with `waits` not before the request `proceed` (which
+    takes no parameters; its result is nil). Result: `RuntimeState`.
+    """
+
+    waits: bool = False
 
 
 class Stop(Struct, frozen=True, kw_only=True):

@@ -38,7 +38,18 @@ from atoll.model.agent import (
 )
 from atoll.model.container import ExitStatus
 from atoll.model.network import Interface
-from atoll.model.runtime import Attach, Claim, ExecExit, ExecStart, ExecWait, RuntimeState, Stop, TakeStream, WaitLog
+from atoll.model.runtime import (
+    Attach,
+    Claim,
+    ExecExit,
+    ExecStart,
+    ExecWait,
+    RuntimeState,
+    StartContainer,
+    Stop,
+    TakeStream,
+    WaitLog,
+)
 from atoll.runtime.address import connect
 
 Output = tuple[Literal["stdout", "stderr"], bytes]
@@ -126,9 +137,16 @@ class RuntimeClient:
         """Make a spare the runtime of the container whose `BundleSpec` is in `config`; raises `VmFailed`."""
         await self._connection.call("claim", Claim(config=str(config)), None, _SOON_S)
 
-    async def start(self) -> RuntimeState:
-        """Start the first process, once the VM is up; raises `StartFailed` or `VmFailed`."""
-        return await self._connection.call("start", None, RuntimeState, None)
+    async def start(self, *, waits: bool = False) -> RuntimeState:
+        """Start the first process, once the VM is up, and with `waits` not before `proceed`.
+
+        Raises `StartFailed` or `VmFailed`.
+        """
+        return await self._connection.call("start", StartContainer(waits=waits), RuntimeState, None)
+
+    async def proceed(self) -> None:
+        """What a start that `waits` has waited for is there."""
+        await self._connection.call("proceed", None, None, _SOON_S)
 
     async def hold(self) -> RuntimeState:
         """Put the container together without running it; raises `StartFailed` or `VmFailed`."""

@@ -68,6 +68,8 @@ class Container:
         self._report: StartReport | None = None
         self._has_process = asyncio.Event()
         self._is_held = False
+        self._waits = False
+        self._agent_waits = False
         self._stopped_by_user = False
         self._stops: list[asyncio.Task[None]] = []
         self._ended: asyncio.Future[ExitStatus] = asyncio.get_running_loop().create_future()
@@ -104,9 +106,16 @@ class Container:
         """Whether nobody has asked for a start yet."""
         return self._life.state is ContainerState.CREATED
 
-    async def start(self) -> RuntimeState:
-        """Start the first process once the VM is up; raises `StartFailed`, `VmFailed`, `NotModified` or `Conflict`."""
-        return await self._inbox.ask(self._start)
+    async def start(self, *, waits: bool = False) -> RuntimeState:
+        """Start the first process once the VM is up, and with `waits` not before `proceed`.
+
+        Raises `StartFailed`, `VmFailed`, `NotModified` or `Conflict`.
+        """
+        return await self._inbox.ask(self._start, waits)
+
+    async def proceed(self) -> None:
+        """What a start that `waits` has waited for is there."""
+        await self._inbox.ask(self._proceed)
 
     async def hold(self) -> RuntimeState:
         """Put all together and run nothing, for work on its files; raises as `start`."""
@@ -198,10 +207,17 @@ class Container:
 
     # --- messages: start
 
-    def _start(self, asked: "asyncio.Future[RuntimeState]") -> None:
+    def _start(self, asked: "asyncio.Future[RuntimeState]", waits: bool) -> None:
         self._check_startable()
         self._life.move(ContainerState.STARTING)
+        self._waits = waits
         self._launch(asked)
+
+    def _proceed(self, asked: "asyncio.Future[None]") -> None:
+        self._waits = False
+        if self._agent_waits and self._vm is not None:
+            self.jobs.create_task(self._have_agent_proceed(self._vm))
+        reply(asked, None)
 
     def _hold(self, asked: "asyncio.Future[RuntimeState]") -> None:
         self._check_startable()
@@ -286,7 +302,8 @@ class Container:
     def _stop(self, asked: "asyncio.Future[None]", number: int, timeout_s: float | None) -> None:
         self._stopped_by_user = True
         state = self._life.state
-        if state is ContainerState.CREATED or (self._vm is None and not self._life.has_ended):
+        has_begun = self._vm is not None and not self._waits
+        if state is ContainerState.CREATED or not (has_begun or self._life.has_ended):
             self._fail(Conflict(f"container {self.spec.name} was stopped before it had started"), by_user=True)
         elif not self._life.has_ended:
             if state is not ContainerState.STOPPING:
@@ -427,7 +444,9 @@ class Container:
                 host_gateway=self.spec.host_gateway,
                 growth_mib=vm.growth_mib,
                 hold=self._is_held,
+                waits=self._waits,
             )
+            self._agent_waits = self._waits
             asked_s = time.monotonic()
             started = await vm.agent.start(request)
             phases = (*vm.report.phases, *guest_phases(started, asked_s, time.monotonic()))
@@ -439,6 +458,10 @@ class Container:
             self._inbox.tell(self._process_refused, error)
         else:
             self._inbox.tell(self._process_started)
+
+    async def _have_agent_proceed(self, vm: Vm) -> None:
+        with suppress(AtollError):  # the answer to its start says what there is to say
+            await vm.agent.proceed()
 
     async def _stop_process(self, number: int, timeout_s: float | None) -> None:
         await self._has_process.wait()

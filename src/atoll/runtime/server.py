@@ -35,7 +35,7 @@ from atoll.model.agent import (
     WriteArchive,
 )
 from atoll.model.container import BundleSpec, SpareSpec
-from atoll.model.runtime import Attach, Claim, ExecStart, ExecWait, Stop, TakeStream, WaitLog
+from atoll.model.runtime import Attach, Claim, ExecStart, ExecWait, StartContainer, Stop, TakeStream, WaitLog
 from atoll.runtime.address import listen
 from atoll.runtime.container import Container
 from atoll.runtime.execs import Execs
@@ -230,7 +230,9 @@ class _Requests:
         container, execs, files = await self._server.container()
         match method:
             case "start":
-                return await container.start()
+                return await container.start(waits=decode(parameters, StartContainer).waits)
+            case "proceed":
+                await container.proceed()
             case "hold":
                 return await container.hold()
             case "release":
