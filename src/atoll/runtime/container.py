@@ -14,18 +14,15 @@ The exit is recorded (`exit.json`) and told as soon as all output is logged; the
 import asyncio
 import logging
 import signal
-import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
-from msgspec.structs import replace
-
 from atoll.channel import Connection
 from atoll.errors import AtollError, CommandNotExecutable, CommandNotFound, Conflict, NotModified, VmFailed
-from atoll.guest import Agent, container_mounts, start_request
+from atoll.guest import Agent
 from atoll.model.agent import Exited, ProcessList, Resize, Signal, Statistics
 from atoll.model.container import BundleSpec, ContainerState, ExitStatus
 from atoll.model.runtime import Attach, RuntimeState, StartReport
@@ -33,8 +30,8 @@ from atoll.runtime.exit_record import write_exit
 from atoll.runtime.inbox import Inbox, refuse, reply
 from atoll.runtime.lifecycle import Lifecycle
 from atoll.runtime.log_writer import LogWriter
-from atoll.runtime.phases import guest_phases
 from atoll.runtime.process import ContainerProcess
+from atoll.runtime.starting import Starting
 from atoll.runtime.vm import BootVm, Vm
 
 _LOG = logging.getLogger(__name__)
@@ -68,8 +65,7 @@ class Container:
         self._report: StartReport | None = None
         self._has_process = asyncio.Event()
         self._is_held = False
-        self._waits = False
-        self._agent_waits = False
+        self._starting = Starting(spec)
         self._stopped_by_user = False
         self._stops: list[asyncio.Task[None]] = []
         self._ended: asyncio.Future[ExitStatus] = asyncio.get_running_loop().create_future()
@@ -210,18 +206,17 @@ class Container:
     def _start(self, asked: "asyncio.Future[RuntimeState]", waits: bool) -> None:
         self._check_startable()
         self._life.move(ContainerState.STARTING)
-        self._waits = waits
+        self._starting = Starting(self.spec, waits=waits)
         self._launch(asked)
 
     def _proceed(self, asked: "asyncio.Future[None]") -> None:
-        self._waits = False
-        if self._agent_waits and self._vm is not None:
-            self.jobs.create_task(self._have_agent_proceed(self._vm))
+        self.jobs.create_task(self._starting.proceed())
         reply(asked, None)
 
     def _hold(self, asked: "asyncio.Future[RuntimeState]") -> None:
         self._check_startable()
         self._is_held = True
+        self._starting = Starting(self.spec, hold=True)
         self._launch(asked)
 
     def _check_startable(self) -> None:
@@ -302,7 +297,7 @@ class Container:
     def _stop(self, asked: "asyncio.Future[None]", number: int, timeout_s: float | None) -> None:
         self._stopped_by_user = True
         state = self._life.state
-        has_begun = self._vm is not None and not self._waits
+        has_begun = self._vm is not None and not self._starting.waits
         if state is ContainerState.CREATED or not (has_begun or self._life.has_ended):
             self._fail(Conflict(f"container {self.spec.name} was stopped before it had started"), by_user=True)
         elif not self._life.has_ended:
@@ -423,34 +418,7 @@ class Container:
 
     async def _start_process(self, vm: Vm) -> None:
         try:
-            config, is_run = self.spec.config, not self._is_held
-            stdio = self._init.open_streams(
-                vm.agent.connection,
-                stdin=is_run and config.open_stdin,
-                stdout=is_run,
-                stderr=is_run and not config.terminal,
-            )
-            request = start_request(
-                config,
-                id=self.spec.id,
-                layers=self.spec.layers,
-                trees=self.spec.trees,
-                image=vm.image,
-                writable=vm.writable,
-                stdio=stdio,
-                mounts=container_mounts(self.spec, image=vm.image, volumes=vm.volumes),
-                interfaces=self.spec.interfaces,
-                resolvers=self.spec.resolvers,
-                host_gateway=self.spec.host_gateway,
-                growth_mib=vm.growth_mib,
-                hold=self._is_held,
-                waits=self._waits,
-            )
-            self._agent_waits = self._waits
-            asked_s = time.monotonic()
-            started = await vm.agent.start(request)
-            phases = (*vm.report.phases, *guest_phases(started, asked_s, time.monotonic()))
-            self._report = replace(vm.report, phases=phases)
+            self._report = await self._starting.carry_out(vm, self._init)
         except AtollError as error:
             if vm.agent.connection.is_closed:
                 # Why it is closed, the watcher finds out: a VM that was killed is a better reason than its silence.
@@ -458,10 +426,6 @@ class Container:
             self._inbox.tell(self._process_refused, error)
         else:
             self._inbox.tell(self._process_started)
-
-    async def _have_agent_proceed(self, vm: Vm) -> None:
-        with suppress(AtollError):  # the answer to its start says what there is to say
-            await vm.agent.proceed()
 
     async def _stop_process(self, number: int, timeout_s: float | None) -> None:
         await self._has_process.wait()
