@@ -145,6 +145,9 @@ class MemoryKeeper:
         """Note it."""
         self._host.forgotten.append(network_id)
 
+    async def leave(self) -> None:
+        """Nothing to do."""
+
     async def close(self) -> None:
         """Nothing to do."""
 

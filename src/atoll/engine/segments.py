@@ -35,6 +35,9 @@ class Keeper(Protocol):
     async def forget(self, network_id: str) -> None:
         """Let the network's namespace go."""
 
+    async def leave(self) -> None:
+        """Have it end once nobody else needs it."""
+
     async def close(self) -> None:
         """Hang up."""
 
@@ -194,4 +197,6 @@ class Segments:
         await asyncio.gather(*(segment.close() for segment in self._segments.values()))
         if self._keeper is not None and self._keeper.done() and not self._keeper.cancelled():
             with suppress(AtollError):
-                await self._keeper.result().close()
+                keeper = self._keeper.result()
+                await keeper.leave()
+                await keeper.close()

@@ -6,7 +6,8 @@ It is started in a network namespace of its own, its *home*: there taps wait for
 leave one. Without root it is also in a user namespace, as its root. Because the keeper holds the namespaces, a
 segment may die: bridge, taps and filter stay, and the next segment finds them.
 
-It knows nothing of networks beyond their ids, and ends when nobody has been connected for some seconds.
+It knows nothing of networks beyond their ids, and ends with its last connection: at once when an engine has taken its
+leave, after some seconds when all were killed, for they may come back.
 """
 
 import asyncio
@@ -31,6 +32,7 @@ from atoll.network.keeper_client import (
     AnyAsk,
     AskEnter,
     AskForget,
+    AskLeave,
     AskNamespace,
     AskTaps,
 )
@@ -57,6 +59,7 @@ class _Keeper:
         self._networks: dict[str, int] = {}
         self._clients: set[socket.socket] = set()
         self._unused: asyncio.TimerHandle | None = None
+        self._is_left = False
         self.ended = asyncio.Event()
         self._note_use()
 
@@ -70,6 +73,7 @@ class _Keeper:
                 return
             client.setblocking(False)
             self._clients.add(client)
+            self._is_left = False
             self._note_use()
             self._loop.add_reader(client, self._take, client)
 
@@ -118,6 +122,8 @@ class _Keeper:
             case AskForget(network_id=network_id):
                 with suppress(KeyError):
                     os.close(self._networks.pop(network_id))
+            case AskLeave():
+                self._is_left = True
         return ()
 
     def _namespace(self, network_id: str) -> int:
@@ -136,7 +142,7 @@ class _Keeper:
             self._unused.cancel()
             self._unused = None
         if not self._clients:
-            self._unused = self._loop.call_later(_UNUSED_S, self.ended.set)
+            self._unused = self._loop.call_later(0.0 if self._is_left else _UNUSED_S, self.ended.set)
 
 
 def tap_names(count: int) -> tuple[str, ...]:

@@ -54,7 +54,11 @@ class AskForget(Ask, frozen=True, kw_only=True, tag="forget"):
     network_id: str
 
 
-AnyAsk = AskTaps | AskNamespace | AskEnter | AskForget
+class AskLeave(Ask, frozen=True, kw_only=True, tag="leave"):
+    """Who asks ends in good order: nobody comes back for what is here, unless they are still connected."""
+
+
+AnyAsk = AskTaps | AskNamespace | AskEnter | AskForget | AskLeave
 
 
 class Answer(Struct, frozen=True, kw_only=True):
@@ -121,6 +125,10 @@ class Keeper:
     async def forget(self, network_id: str) -> None:
         """Let the network's namespace go; it ends with the last process in it."""
         await self._ask(AskForget(network_id=network_id))
+
+    async def leave(self) -> None:
+        """Have the keeper end without waiting for somebody to come back, once nobody else needs it."""
+        await self._ask(AskLeave())
 
     async def wait_closed(self) -> None:
         """Wait until the keeper is gone; nothing can be asked meanwhile."""
