@@ -19,6 +19,7 @@ from harness.images import BUSYBOX_CHANGES, busybox_root, debian_root
 from harness.internet import UNPRIVILEGED_UID, Outside, tun_for_everybody
 from harness.internet import outside as make_outside
 from harness.kernel import UnpackedKernel, unpacked_kernel
+from harness.template_cache import TemplateCache
 from harness.terminal import Terminal
 from harness.terminal import terminal as open_terminal
 
@@ -47,9 +48,18 @@ def debian_tar() -> Path:
 
 
 @pytest.fixture(scope="session")
-def engine(kernel: UnpackedKernel, busybox_tar: Path) -> Iterator[EngineUnderTest]:
+def templates(tmp_path_factory: pytest.TempPathFactory) -> TemplateCache:
+    """What engines of this run have built, those of other workers included."""
+    own = tmp_path_factory.getbasetemp()
+    directory = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "templates"
+    directory.mkdir(exist_ok=True)
+    return TemplateCache(directory)
+
+
+@pytest.fixture(scope="session")
+def engine(kernel: UnpackedKernel, busybox_tar: Path, templates: TemplateCache) -> Iterator[EngineUnderTest]:
     """The session's engine, with a kernel and the image `busybox`."""
-    with _running_engine(kernel, busybox_tar, settings="") as running:
+    with _running_engine(kernel, busybox_tar, templates, settings="") as running:
         yield running
 
 
@@ -61,19 +71,19 @@ def debian(engine: EngineUnderTest, debian_tar: Path) -> str:
 
 
 @pytest.fixture
-def private_engine(kernel: UnpackedKernel, busybox_tar: Path) -> Iterator[EngineUnderTest]:
+def private_engine(kernel: UnpackedKernel, busybox_tar: Path, templates: TemplateCache) -> Iterator[EngineUnderTest]:
     """An engine for this test alone, with a kernel, the image `busybox` and no pool."""
-    with _running_engine(kernel, busybox_tar) as running:
+    with _running_engine(kernel, busybox_tar, templates) as running:
         yield running
 
 
 @pytest.fixture
-def engine_with(kernel: UnpackedKernel, busybox_tar: Path) -> Iterator[EngineWith]:
+def engine_with(kernel: UnpackedKernel, busybox_tar: Path, templates: TemplateCache) -> Iterator[EngineWith]:
     """Makes engines with settings: `engine_with('pool_size = 0')`; each has a kernel and the image `busybox`."""
     with ExitStack() as stack:
 
         def make(settings: str) -> EngineUnderTest:
-            return stack.enter_context(_running_engine(kernel, busybox_tar, settings))
+            return stack.enter_context(_running_engine(kernel, busybox_tar, templates, settings))
 
         yield make
 
@@ -135,11 +145,15 @@ def outside(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Outside]:
 
 @pytest.fixture(scope="session", params=["root", "unprivileged"])
 def networked(
-    request: pytest.FixtureRequest, kernel: UnpackedKernel, busybox_tar: Path, outside: Outside
+    request: pytest.FixtureRequest,
+    kernel: UnpackedKernel,
+    busybox_tar: Path,
+    templates: TemplateCache,
+    outside: Outside,
 ) -> Iterator[EngineUnderTest]:
     """An engine on the host of `outside`, once as root and once as a user without any privilege."""
     uid = UNPRIVILEGED_UID if request.param == "unprivileged" else 0
-    with tun_for_everybody(), _running_engine(kernel, busybox_tar, outside=outside, uid=uid) as running:
+    with tun_for_everybody(), _running_engine(kernel, busybox_tar, templates, outside=outside, uid=uid) as running:
         yield running
 
 
@@ -152,10 +166,10 @@ def private_outside(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Outsid
 
 @pytest.fixture
 def networked_privately(
-    kernel: UnpackedKernel, busybox_tar: Path, private_outside: Outside
+    kernel: UnpackedKernel, busybox_tar: Path, templates: TemplateCache, private_outside: Outside
 ) -> Iterator[EngineUnderTest]:
     """An engine on the host of `private_outside`, as root, without a pool."""
-    with _running_engine(kernel, busybox_tar, outside=private_outside) as running:
+    with _running_engine(kernel, busybox_tar, templates, outside=private_outside) as running:
         yield running
 
 
@@ -177,12 +191,14 @@ def _engine(outside: Outside | None = None, uid: int = 0) -> Iterator[EngineUnde
 def _running_engine(
     kernel: UnpackedKernel,
     busybox_tar: Path,
+    templates: TemplateCache,
     settings: str = "pool_size = 0\n",
     outside: Outside | None = None,
     uid: int = 0,
 ) -> Iterator[EngineUnderTest]:
     with _engine(outside, uid) as engine:
         (engine.root / "atoll.toml").write_text(settings)
+        templates.lend(engine, uid)
         engine.start()
         atoll = engine.atoll
         if uid:
@@ -191,6 +207,7 @@ def _running_engine(
         changes = [flag for change in BUSYBOX_CHANGES for flag in ("--change", change)]
         atoll.ok("image", "import", *changes, busybox_tar, "busybox:latest")
         yield engine
+        templates.keep(engine)
 
 
 def _readable(file: Path, directory: Path) -> Path:

@@ -182,6 +182,8 @@ def test_a_template_of_another_qemu_is_not_used(engine_with: EngineWith, tmp_pat
 
 
 def test_two_builds_at_once_build_one_template(private_engine: EngineUnderTest) -> None:
+    for template in private_engine.atoll.ok("system", "template", "list", "-q").split():
+        private_engine.atoll.ok("system", "template", "rm", template)
     with ThreadPoolExecutor() as pool:
         builds = [pool.submit(private_engine.atoll.ok, "system", "template", "build") for _ in range(3)]
     assert len({build.result() for build in builds}) == 1
