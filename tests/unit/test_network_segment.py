@@ -140,8 +140,8 @@ def test_a_tap_without_ipv6_sends_none() -> None:
 
 
 def test_the_metadata_service_is_blocked_unless_the_network_reaches_it() -> None:
-    assert ruleset.tables(NETWORK).count("counter name metadata drop") == 2
-    assert "counter name metadata drop" not in ruleset.tables(replace(NETWORK, reaches_metadata=True))
+    assert ruleset.table(NETWORK).count("counter name metadata drop") == 2
+    assert "counter name metadata drop" not in ruleset.table(replace(NETWORK, reaches_metadata=True))
 
 
 def test_counters_are_named_after_taps() -> None:

@@ -1,4 +1,4 @@
-"""The rules of the way out, as text for nft: one table, and in it what is an endpoint's own.
+"""The rules of the way out and of the gateway itself, as text for nft: one table, and in it what is an endpoint's own.
 
 An endpoint is known by its source address, which the bridge's filter lets nobody forge. `policy` says where an
 endpoint's new connections are judged. One that may pass gets its endpoint's mark in connection tracking, and goes on
@@ -13,6 +13,7 @@ import msgspec
 
 from atoll.model.network import Endpoint, SegmentSpec
 from atoll.network.destination import Destination
+from atoll.network.segment.bridge import bridge_mac
 
 TABLE = "inet egress"
 
@@ -31,6 +32,7 @@ def table(spec: SegmentSpec) -> str:
     """The table without any endpoint, in the place of the one that is there."""
     blocked = [str(ip_network(address.partition("%")[0], strict=False)) for address in _blocked(spec)]
     gateways = [subnet.gateway for subnet in (spec.network.ipv4, spec.network.ipv6) if subnet is not None]
+    routed = "" if spec.network.isolated else f" ether daddr {bridge_mac(spec.network.id)}"
     lines = [f"table {TABLE} {{"]
     for family, _, address_type in _FAMILIES:
         lines += [
@@ -61,8 +63,10 @@ def table(spec: SegmentSpec) -> str:
         *_chain(
             "forward",
             "type filter hook forward priority filter; policy drop;",
-            # Frames come by here, too, where the host's br_netfilter is loaded: the bridge's filter has judged them.
-            f'iifname "br0" oifname "br0" {"drop" if spec.network.isolated else "accept"}',
+            # Containers reach each other over the bridge, not by way of the gateway, where nothing would be `isolated`.
+            # A host may load br_netfilter at any time: what is bridged then comes by here, and is not for that MAC.
+            f'iifname "br0" oifname "br0"{routed} drop',
+            'iifname "br0" oifname "br0" accept',
             'iifname "br0" oifname "uplink" jump leave',
             'iifname "uplink" oifname "br0" jump enter',
         ),
@@ -73,8 +77,9 @@ def table(spec: SegmentSpec) -> str:
             *_each(f'iifname "br0" udp dport 53 update @queries{{n}} {{{{ {{ip}} saddr {_FLOOD} }}}} drop'),
             "ct state established,related accept",
             "icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } accept",
-            *_each('iifname "br0" {ip} daddr @gateway{n} accept'),
-            # The uplink's own addresses; pasta gives it those of the host.
+            *_each('iifname "br0" {ip} daddr @gateway{n} meta l4proto {{ icmp, icmpv6 }} accept'),
+            *_each('iifname "br0" {ip} daddr @gateway{n} meta l4proto {{ tcp, udp }} th dport 53 accept'),
+            # All else of the gateway's, and the uplink's own addresses: pasta gives it those of the host.
             'iifname "br0" fib daddr type local goto refuse',
         ),
         # A guest that asks from ever new ports would fill connection tracking.

@@ -6,7 +6,7 @@ from atoll.network.segment.nftables import Nftables
 
 
 class Filter:
-    """Owns the tables `bridge atoll` and `inet atoll-gateway`; they outlive this process, as do their counters."""
+    """Owns the table `bridge atoll`; it outlives this process, as do its counters."""
 
     def __init__(self, nftables: Nftables) -> None:
         self._nftables = nftables
@@ -14,9 +14,9 @@ class Filter:
         self._endpoints: dict[str, Endpoint] = {}
 
     async def configure(self, spec: SegmentSpec) -> None:
-        """Have the tables; those of taps stay. Raises `VmFailed`."""
+        """Have the table; what is of taps stays. Raises `VmFailed`."""
         if spec.network != self._network:
-            self._nftables.run(ruleset.tables(spec.network))
+            self._nftables.run(ruleset.table(spec.network))
             self._network = spec.network
 
     async def put(self, endpoint: Endpoint) -> None:
@@ -44,7 +44,7 @@ class Filter:
             self._nftables.run("".join(map(ruleset.removed, strangers)))
 
     async def close(self) -> None:
-        """Nothing: the tables go with the namespace."""
+        """Nothing: the table goes with the namespace."""
 
     def forged(self) -> dict[str, int]:
         """How many frames of each endpoint were dropped for bearing what is not its own."""

@@ -3,17 +3,13 @@
 One table of the `bridge` family sees every frame at the tap it comes from, before the bridge does. Its policy is to
 drop. Each tap has a chain of its own, which knows the one MAC and the addresses that frames from there may bear: in
 the Ethernet header, in IP, in ARP, in neighbour discovery. All else is counted as forged, by tap, and dropped.
-
-One table of the `inet` family guards the namespace itself: from the bridge, only names and ICMP.
 """
 
 from ipaddress import IPv6Address, ip_address
 
 from atoll.model.network import Endpoint, Network
-from atoll.network.segment.bridge import BRIDGE, bridge_mac
 
 TABLE = "bridge atoll"
-GUARD = "inet atoll-gateway"
 METADATA = ("169.254.169.254", "fd00:ec2::254")
 
 _FRAMES = f"""
@@ -66,22 +62,12 @@ table {TABLE} {{
 """
 
 
-def tables(network: Network) -> str:
-    """The tables of a network; the taps' chains and what they have counted stay as they are."""
+def table(network: Network) -> str:
+    """The table of a network; the taps' chains and what they have counted stay as they are."""
     metadata = "" if network.reaches_metadata else "".join(
         f"add rule {TABLE} metadata {_family(address)} daddr {address} counter name metadata drop\n"
         for address in METADATA
     )  # fmt: skip
-    gateways = [subnet.gateway for subnet in (network.ipv4, network.ipv6) if subnet is not None]
-    names = "".join(
-        f"add rule {GUARD} input {_family(gateway)} daddr {gateway} {protocol} dport 53 accept\n"
-        for gateway in gateways
-        for protocol in ("udp", "tcp")
-    )
-    # Containers reach each other over the bridge, not by way of the gateway, where nothing would be `isolated`. A host
-    # may load br_netfilter at any time; what is bridged then comes here as well, but is not for the gateway's MAC.
-    routed = "" if network.isolated else f"ether daddr {bridge_mac(network.id)} "
-    hairpin = f'add rule {GUARD} forward iifname "{BRIDGE}" oifname "{BRIDGE}" {routed}counter drop\n'
     return (
         f"add table {TABLE}\n"
         + "".join(f"add chain {TABLE} {chain}\nflush chain {TABLE} {chain}\n" for chain in _SHARED_CHAINS)
@@ -89,27 +75,10 @@ def tables(network: Network) -> str:
         + f"flush chain {TABLE} frames\n"
         + _FRAMES
         + metadata
-        + f"add table {GUARD}\ndelete table {GUARD}\n{_GUARD_TABLE}{names}"
-        + f"add rule {GUARD} input counter drop\n{hairpin}"
     )
 
 
 _SHARED_CHAINS = ("forged", "metadata", "packets4", "packets6", "messages6")
-
-_GUARD_TABLE = f"""
-table {GUARD} {{
-    chain input {{
-        type filter hook input priority 0; policy accept;
-        iifname != "{BRIDGE}" accept
-        ct state established,related accept
-        meta l4proto {{ icmp, icmpv6 }} accept
-    }}
-
-    chain forward {{
-        type filter hook forward priority 0; policy accept;
-    }}
-}}
-"""
 
 
 def added(endpoint: Endpoint) -> str:
