@@ -70,7 +70,7 @@ async def test_a_container_that_runs_is_on_its_networks_with_its_taps(
     taps = engine.launcher.runtimes[ID].taps
     assert (here.tap, here.ipv4, here.mac) == (taps[0], first.ipv4, first.mac)
     assert (there.tap, there.ipv4, there.mac) == (taps[1], second.ipv4, second.mac)
-    assert here.names == ("reef", ID[:12], "h", ID)
+    assert here.names == ("reef", ID[:12], "h")
     engine.launcher.runtimes[ID].end(0)
     assert await container.wait("not-running") == 0
     await settled()

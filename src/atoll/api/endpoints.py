@@ -13,6 +13,7 @@ from msgspec.structs import replace
 
 from atoll.api.ports import ports_json
 from atoll.api.schemas import ContainerBody, EndpointBody, HostConfig
+from atoll.engine.guest_networks import dns_names
 from atoll.engine.record import ContainerRecord
 from atoll.errors import InvalidRequest, Unsupported
 from atoll.model.network import Attachment, Network, NetworkWish, Subnet
@@ -148,7 +149,6 @@ def _endpoint_json(record: ContainerRecord, attachment: Attachment, network: Net
     asked: dict[str, Json] = {
         field: address for field, address in (("IPv4Address", wish.ipv4), ("IPv6Address", wish.ipv6)) if address
     }
-    names = dict.fromkeys((record.name, *attachment.aliases, record.id[:12], record.config.hostname))
     return {
         "IPAMConfig": asked or None,
         "Links": None,
@@ -164,7 +164,7 @@ def _endpoint_json(record: ContainerRecord, attachment: Attachment, network: Net
         "IPv6Gateway": network.ipv6.gateway if network.ipv6 is not None else "",
         "GlobalIPv6Address": attachment.ipv6,
         "GlobalIPv6PrefixLen": prefix_length(network.ipv6),
-        "DNSNames": list(names),
+        "DNSNames": list(dns_names(record, attachment)),
     }
 
 

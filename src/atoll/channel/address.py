@@ -4,13 +4,16 @@ A unix socket's address holds 107 bytes of path, fewer than a state directory ma
 directory is opened and the address given relative to the descriptor.
 """
 
+import asyncio
+import logging
 import os
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+_LOG = logging.getLogger(__name__)
 _CREDENTIALS = struct.Struct("3i")
 
 
@@ -54,6 +57,18 @@ def connect(path: Path, kind: socket.SocketKind = socket.SOCK_STREAM) -> socket.
         client.close()
         raise
     return client
+
+
+async def clients(listener: socket.socket) -> AsyncIterator[socket.socket]:
+    """Whoever connects and may, for ever; the others are turned away."""
+    loop = asyncio.get_running_loop()
+    while True:
+        client, _ = await loop.sock_accept(listener)
+        if peer_may(client):
+            yield client
+        else:
+            _LOG.warning("user %d was turned away", _peer(client)[1])
+            client.close()
 
 
 def peer_pid(sock: socket.socket) -> int:

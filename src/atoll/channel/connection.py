@@ -104,6 +104,15 @@ class Connection:
         """Begin to receive; whoever does not use the connection as a context calls `close` at the end."""
         self._loop.add_reader(self._sock, self._read_socket)
 
+    async def greet(self, deadline_s: float) -> Hello:
+        """Open it and wait for the peer's first frame as `hello` does; it is closed when that raises."""
+        self.open()
+        try:
+            return await self.hello(deadline_s)
+        except BaseException:
+            self.close("it did not answer")
+            raise
+
     async def __aenter__(self) -> "Connection":
         self.open()
         return self

@@ -14,6 +14,7 @@ from atoll.vmm.slots import NETWORKS
 
 GetNetwork = Callable[[str], Network]
 
+_SHORT_ID = 12
 _PROTOCOLS: dict[str, Protocol] = {"tcp": "tcp", "udp": "udp"}
 
 
@@ -47,6 +48,12 @@ def interfaces(record: ContainerRecord, network_of: GetNetwork) -> tuple[Interfa
 def interface_name(attachment: Attachment) -> str:
     """What the guest calls the interface."""
     return f"eth{attachment.slot}"
+
+
+def dns_names(record: ContainerRecord, attachment: Attachment) -> tuple[str, ...]:
+    """What others on the network call the container, as in Docker."""
+    names = (record.name, *attachment.aliases, record.id[:_SHORT_ID], record.config.hostname)
+    return tuple(dict.fromkeys(name for name in names if name))
 
 
 def resolvers(record: ContainerRecord, network_of: GetNetwork) -> tuple[str, ...]:

@@ -16,6 +16,7 @@ from typing import TypeVar
 from msgspec.structs import replace
 
 from atoll.engine.guest_networks import (
+    dns_names,
     host_gateway,
     interface_name,
     interfaces,
@@ -39,7 +40,6 @@ log = logging.getLogger("atoll.engine")
 
 T = TypeVar("T")
 
-_SHORT_ID = 12
 _REASON_S = 1.0
 
 
@@ -262,7 +262,7 @@ class Networking:
             mac=attachment.mac,
             ipv4=attachment.ipv4,
             ipv6=attachment.ipv6,
-            names=_names(record, attachment),
+            names=dns_names(record, attachment),
             foreign_names=self._foreign_names(record, attachment),
             resolvers=record.config.dns,
             ports=ports if attachment == way_out(record, self._topology.get) else (),
@@ -321,12 +321,6 @@ class Networking:
             names = self._foreign_names(record, attachment)
             if names != known.foreign_names:
                 await segment.put(replace(known, foreign_names=names))
-
-
-def _names(record: ContainerRecord, attachment: Attachment) -> tuple[str, ...]:
-    """What others on the network call the container; Docker's names, and the whole id."""
-    names = (record.name, *attachment.aliases, record.id[:_SHORT_ID], record.config.hostname, record.id)
-    return tuple(dict.fromkeys(name for name in names if name))
 
 
 def _have_in_common(one: ContainerRecord, other: ContainerRecord) -> bool:

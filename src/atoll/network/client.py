@@ -41,18 +41,12 @@ class SegmentClient:
         except OSError as error:
             raise Unavailable(f"the network {network_id[:12]} has no segment: {error.strerror}") from error
         client = cls(Connection(sock, "the network's segment"), address.peer_pid(sock))
-        connection = client._connection
-        connection.open()
         try:
-            await connection.hello(_HELLO_S)
+            await client._connection.greet(_HELLO_S)
         except (TimeoutError, AgentFailed) as error:
-            connection.close("it did not answer")
             raise Unavailable(
                 f"the segment of network {network_id[:12]} (process {client.pid}) does not answer"
             ) from error
-        except BaseException:
-            connection.close("the attempt to connect ended")
-            raise
         return client
 
     async def close(self) -> None:

@@ -103,16 +103,10 @@ class RuntimeClient:
         except OSError as error:
             raise Unavailable(f"no runtime listens in {run_dir}: {error.strerror}") from error
         client = cls(sock)
-        connection = client._connection
-        connection.open()
         try:
-            await connection.hello(_HELLO_S)
+            await client._connection.greet(_HELLO_S)
         except TimeoutError:
-            connection.close("it did not answer")
             raise VmFailed(f"the runtime in {run_dir} (process {client.pid}) does not answer: kill it") from None
-        except BaseException:
-            connection.close("the attempt to connect ended")
-            raise
         return client
 
     async def close(self) -> None:

@@ -10,7 +10,6 @@ import logging
 import os
 import shutil
 import socket
-import struct
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from pathlib import Path
@@ -20,7 +19,7 @@ import msgspec
 from msgspec import Raw, Struct
 
 import atoll
-from atoll.channel import PROTOCOL, Connection, StreamReader, decode
+from atoll.channel import PROTOCOL, Connection, StreamReader, address, decode
 from atoll.errors import Conflict, InvalidRequest
 from atoll.model.agent import (
     Connect,
@@ -49,7 +48,6 @@ _UNUSED_S = 60.0
 # Long enough for the engine that has asked for a spare to connect.
 _UNCLAIMED_S = 5.0
 _LAST_ANSWERS_S = 5.0
-_CREDENTIALS = struct.Struct("3i")
 
 
 async def serve(spec: BundleSpec, boot_vm: BootVm, listening: Callable[[], None], taps: tuple[str, ...] = ()) -> None:
@@ -151,15 +149,8 @@ class _Server:
 
     async def accept(self, listener: socket.socket) -> None:
         """Serve whoever connects and may."""
-        loop = asyncio.get_running_loop()
-        while True:
-            client, _ = await loop.sock_accept(listener)
-            _, uid, _ = _CREDENTIALS.unpack(client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
-            if uid in (0, os.geteuid()):
-                self._tasks.create_task(self._serve(client))
-            else:
-                _LOG.warning("user %d was turned away", uid)
-                client.close()
+        async for client in address.clients(listener):
+            self._tasks.create_task(self._serve(client))
 
     async def _announce_end(self, container: Container, run_dir: ExitStack) -> None:
         """When the container has ended: make room for its next runtime, then tell everybody."""

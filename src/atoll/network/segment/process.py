@@ -116,14 +116,8 @@ class _Server:
 
     async def accept(self, listener: socket.socket) -> None:
         """Serve whoever connects and may."""
-        loop = asyncio.get_running_loop()
-        while True:
-            client, _ = await loop.sock_accept(listener)
-            if address.peer_may(client):
-                self._tasks.create_task(self._serve(client))
-            else:
-                _LOG.warning("a foreign user was turned away")
-                client.close()
+        async for client in address.clients(listener):
+            self._tasks.create_task(self._serve(client))
 
     async def end_with(self, outlet: Outlet) -> None:
         """End when the outlet does: without it, there is no way out and no port."""
