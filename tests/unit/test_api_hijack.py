@@ -73,6 +73,39 @@ async def test_a_client_that_does_not_ask_to_upgrade_gets_200(path: Path) -> Non
         writer.close()
 
 
+async def test_a_client_that_is_slow_to_read_the_head_reads_nothing_along_with_it(path: Path) -> None:
+    async def speak_at_once(connection: HijackedConnection) -> None:
+        await connection.write(b"at once")
+        await connection.gone()
+
+    async with serving(path, speak_at_once):
+        with socket.socket(socket.AF_UNIX) as client:
+            client.setblocking(False)
+            loop = asyncio.get_running_loop()
+            await loop.sock_connect(client, os.fspath(path))
+            await loop.sock_sendall(client, UPGRADE)
+            await asyncio.sleep(0.1)  # it is busy with something else
+            assert (await loop.sock_recv(client, 4096)).endswith(b"\r\n\r\n")
+            assert await loop.sock_recv(client, 4096) == b"at once"
+
+
+async def test_a_client_that_never_reads_the_head_keeps_nobody_for_long(path: Path) -> None:
+    written = asyncio.Event()
+
+    async def speak_at_once(connection: HijackedConnection) -> None:
+        await connection.write(b"at once")
+        written.set()
+        await connection.gone()
+
+    async with serving(path, speak_at_once):
+        _, writer = await asyncio.open_unix_connection(os.fspath(path), limit=1)
+        writer.transport.pause_reading()
+        writer.write(UPGRADE)
+        async with asyncio.timeout(20):
+            await written.wait()
+        writer.close()
+
+
 async def test_much_data_passes_both_ways_unchanged(path: Path) -> None:
     async def echo(connection: HijackedConnection) -> None:
         while data := await connection.read():

@@ -10,8 +10,10 @@ Source: Docker Engine API reference, "Attach to a container", hijacking.
 """
 
 import asyncio
+import fcntl
 import select
 import socket
+import termios
 from collections.abc import Awaitable
 from types import TracebackType
 from typing import Literal, TypeVar
@@ -28,6 +30,8 @@ T = TypeVar("T")
 _HIJACKED = web.RequestKey("hijacked", bool)
 
 _MOST_UNREAD_BYTES = 256 * 1024
+# How often a client is looked at that has not read the head, and how long it takes from look to look.
+_MOST_LOOKS, _LOOK_AGAIN_S = 500, 0.002
 
 
 class ClientGone(Exception):
@@ -40,6 +44,7 @@ class HijackedConnection(asyncio.Protocol):
     def __init__(self, http: RequestHandler, transport: asyncio.Transport) -> None:
         self._http = http
         self._transport = transport
+        self._is_head_read = False
         self._unread = bytearray()
         self._is_at_end = False
         self._is_gone = False
@@ -97,6 +102,8 @@ class HijackedConnection(asyncio.Protocol):
 
     async def write(self, *parts: bytes) -> None:
         """Send all `parts`, waiting while the client does not read; raises `ClientGone`."""
+        if not self._is_head_read:
+            await self._wait_for_head()
         if self._is_gone:
             raise ClientGone
         self._transport.writelines(parts)
@@ -104,6 +111,20 @@ class HijackedConnection(asyncio.Protocol):
             await self._writable.wait()
         if self._is_gone:
             raise ClientGone
+
+    async def _wait_for_head(self) -> None:
+        """Let the client read the head by itself: what docker-py reads along with it, it loses.
+
+        Its HTTP client keeps that in a buffer, and nobody looks there. A busy client may be slower than a process.
+        """
+        self._is_head_read = True
+        client = self._transport.get_extra_info("socket")
+        if client.family != socket.AF_UNIX:
+            return
+        for _ in range(_MOST_LOOKS):
+            if self._is_gone or not _unread_bytes(client.fileno()):
+                return
+            await asyncio.sleep(_LOOK_AGAIN_S)
 
     async def unless_gone(self, wait: Awaitable[T]) -> T:
         """The result of `wait`; raises `ClientGone` when the client leaves first."""
@@ -180,6 +201,13 @@ class Hijacked(web.StreamResponse):
 
     async def write_eof(self, data: bytes = b"") -> None:
         """Send no end."""
+
+
+def _unread_bytes(descriptor: int) -> int:
+    """How much of what was sent over a unix socket lies with the kernel, by its own counting (unix(7), SIOCOUTQ)."""
+    unread = bytearray(4)
+    fcntl.ioctl(descriptor, termios.TIOCOUTQ, unread)
+    return int.from_bytes(unread, "little")
 
 
 def is_hijacked(request: web.Request) -> bool:
