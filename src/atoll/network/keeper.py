@@ -176,8 +176,8 @@ def reason(error: OSError | msgspec.MsgspecError) -> str:
 async def _serve(listener: socket.socket) -> None:
     keeper = _Keeper()
     asyncio.get_running_loop().add_reader(listener, keeper.accept, listener)
-    tell()
-    await keeper.ended.wait()
+    if tell():
+        await keeper.ended.wait()
 
 
 def main(arguments: list[str]) -> int:

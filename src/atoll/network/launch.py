@@ -17,33 +17,38 @@ from atoll.errors import Unavailable
 READY_FD = "ATOLL_READY_FD"
 
 
-def tell(word: str = "") -> None:
-    """Say that we serve, or why not."""
+def tell(word: str = "") -> bool:
+    """Say that we serve, or why not; whether somebody hears it. A start that was called off is nobody's wish."""
     told = os.environ.pop(READY_FD, "")
-    if told:
+    if not told:
+        return True
+    try:
         os.write(int(told), f"{word}\n".encode())
+    except BrokenPipeError:
+        return False
+    finally:
         os.close(int(told))
+    return True
 
 
 async def launch(command: Sequence[str], what: str, deadline_s: float) -> None:
-    """Start `command` and return when it serves; raises `Unavailable` with its own words when it does not."""
+    """Start `command` and return when it serves; raises `Unavailable` with its own words when it does not.
+
+    Called off, it leaves a process that ends when it would serve.
+    """
     ready, told = os.pipe()
     with os.fdopen(ready, "rb", buffering=0) as word:
+        forking = asyncio.ensure_future(_fork(command, told))
         try:
-            process = await asyncio.create_subprocess_exec(
-                # Forked once more: who starts it has no child to wait for.
-                "setsid", "--fork", *command,
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=asyncio.subprocess.DEVNULL,
-                cwd="/",
-                env={**os.environ, READY_FD: str(told)},
-                pass_fds=(told,),
-            )  # fmt: skip
+            await asyncio.shield(forking)
+        except asyncio.CancelledError:
+            # Who looks for processes of ours from now on finds it.
+            await asyncio.wait([forking])
+            raise
         except OSError as error:
             raise Unavailable(f"{what} cannot be started: setsid (package util-linux): {error.strerror}") from error
         finally:
             os.close(told)
-        await process.wait()
         try:
             async with asyncio.timeout(deadline_s):
                 said = await _read(word.fileno())
@@ -52,6 +57,19 @@ async def launch(command: Sequence[str], what: str, deadline_s: float) -> None:
     if said != b"\n":
         reason = said.decode(errors="replace").strip() or f"{command[0]} ended without a word: see the engine's log"
         raise Unavailable(f"{what} did not start: {reason}")
+
+
+async def _fork(command: Sequence[str], told: int) -> None:
+    """Have `command` run with the descriptor to tell by; nobody has it as a child to wait for. Raises `OSError`."""
+    process = await asyncio.create_subprocess_exec(
+        "setsid", "--fork", *command,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.DEVNULL,
+        cwd="/",
+        env={**os.environ, READY_FD: str(told)},
+        pass_fds=(told,),
+    )  # fmt: skip
+    await process.wait()
 
 
 @asynccontextmanager

@@ -22,7 +22,7 @@ METADATA = ("169.254.0.0/16", "fd00:ec2::254/128")
 
 # What is too much of an endpoint: entries of connection tracking, and questions to the resolver, which all share.
 _CROWD = "ct count over 8192"
-_FLOOD = "limit rate over 500/second burst 500 packets"
+_FLOOD = "limit rate over 500/second burst 200 packets"
 _MOST_LEARNT = 8192
 
 _FAMILIES = (("4", "ip", "ipv4_addr"), ("6", "ip6", "ipv6_addr"))

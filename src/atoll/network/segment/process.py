@@ -94,8 +94,8 @@ async def _serve(path: Path, links: Links, outlet_socket: socket.socket, keeper:
                 loop.add_signal_handler(number, server.ended.set)
             with address.listening(path) as listener:
                 accepting = tasks.create_task(server.accept(listener))
-                tell()
-                await server.ended.wait()
+                if tell():
+                    await server.ended.wait()
                 accepting.cancel()
                 for task in watching:
                     task.cancel()

@@ -23,6 +23,7 @@ _QUESTIONS_TOGETHER = 4096
 _CONNECTIONS_EACH = 16
 _IDLE_S = 10.0
 _BACKLOG = 64
+_RECEIVED_BYTES = 4 << 20
 # <linux/in.h>, <linux/in6.h>; Python does not have them.
 _IP_FREEBIND = 15
 _IPV6_FREEBIND = 78
@@ -177,6 +178,8 @@ def _bound(address: str, port: int, kind: socket.SocketKind) -> socket.socket:
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     opened = socket.socket(family, kind | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
     try:
+        # What one guest may send at once (egress_rules) has room, so that another's question is not lost behind it.
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVED_BYTES)
         opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, int(kind == socket.SOCK_STREAM))
         # An IPv6 address that the bridge has just got is not usable for a moment, and may come after us.
         if family == socket.AF_INET6:
