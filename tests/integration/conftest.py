@@ -198,7 +198,8 @@ def _running_engine(
 ) -> Iterator[EngineUnderTest]:
     with _engine(outside, uid) as engine:
         (engine.root / "atoll.toml").write_text(settings)
-        templates.lend(engine, uid)
+        if "templates = false" not in settings:
+            templates.lend(engine, uid)
         engine.start()
         atoll = engine.atoll
         if uid:
