@@ -1,5 +1,7 @@
 //! The guest's memory: what it was booted with, and what virtio-mem adds to it.
 
+pub mod proportions;
+
 use std::time::{Duration, Instant};
 
 use crate::announcements::Announcements;

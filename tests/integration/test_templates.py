@@ -84,6 +84,23 @@ def test_all_memory_is_there_when_the_process_begins(
     assert start_kind(engine, *flags, "busybox", "true") in ("clone", "pool")
 
 
+def test_limits_are_those_of_a_guest_that_was_booted_with_all_its_memory(engine_with: EngineWith) -> None:
+    def limits(settings: str, *flags: str) -> dict[str, list[int]]:
+        engine = engine_with(settings)
+        if "templates = false" not in settings:
+            _template(engine)
+        names = "kernel/threads-max fs/file-max net/ipv4/tcp_mem net/ipv4/udp_mem net/ipv4/tcp_rmem net/ipv4/tcp_wmem"
+        look = f"cd /proc/sys && for n in {names}; do echo $n $(cat $n); done; echo signals $(ulimit -i)"
+        shown = engine.atoll.ok("run", "--rm", "-m", "1g", *flags, "busybox", "sh", "-c", look)
+        return {line.split()[0]: [int(word) for word in line.split()[1:]] for line in shown.splitlines()}
+
+    cold, clone = limits("templates = false\n"), limits("pool_size = 0\n")
+    for name, values in cold.items():
+        assert clone[name] == pytest.approx(values, rel=0.15), name
+    chosen = limits("pool_size = 0\n", "--sysctl", "net.ipv4.tcp_rmem=4096 8192 16384")
+    assert chosen["net/ipv4/tcp_rmem"] == [4096, 8192, 16384]
+
+
 def test_other_sizes_privileges_and_shared_memory_start_from_templates_too(engine: EngineUnderTest) -> None:
     wait_for_pool(engine)
     run = ("run", "--rm")

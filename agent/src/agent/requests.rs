@@ -104,7 +104,6 @@ impl Agent {
         }
         let plan = self.plan(FIRST, &start.process)?;
         let container = self.container.insert(Container::default());
-        let memory_bytes = self.booted_bytes + start.growth_bytes;
         let understudy = match self.understudy.take() {
             Some(understudy) if understudy.fits(&start.profile) => understudy,
             other => {
@@ -114,7 +113,7 @@ impl Agent {
         };
         understudy.assign(payload, plan.theirs, plan.reporter)?;
         stopwatch.done("assignment");
-        match container.put_together(&start, &understudy, &mut self.network, memory_bytes, &mut stopwatch) {
+        match container.put_together(&start, &understudy, &mut self.network, self.booted_bytes, &mut stopwatch) {
             Ok(scene) => {
                 let starting = Starting { request, listener: plan.listener, stopwatch };
                 let waiting = Waiting { process: start.process, ours: plan.ours, starting, understudy, scene };

@@ -56,14 +56,14 @@ pub struct Scene {
 }
 
 impl Container {
-    /// Makes what the first process needs, while `understudy` gets ready for its part. There are `memory_bytes` of memory
-    /// then.
+    /// Makes what the first process needs, while `understudy` gets ready for its part. All memory is there then, and
+    /// limits that depend on it are those of a guest that was booted with more than `booted_bytes`.
     pub fn put_together(
         &mut self,
         start: &Start,
         understudy: &Understudy,
         network: &mut Network,
-        memory_bytes: u64,
+        booted_bytes: u64,
         stopwatch: &mut Stopwatch,
     ) -> Result<Scene> {
         entropy::set_clock(start.clock_ns).during("set the clock")?;
@@ -95,7 +95,9 @@ impl Container {
         if !volumes.is_empty() {
             stopwatch.done("volumes");
         }
+        let memory_bytes = booted_bytes + start.growth_bytes;
         memory::wait_for(memory_bytes)?;
+        memory::proportions::adapt(booted_bytes, memory_bytes, &start.sysctls);
         stopwatch.done("memory");
         Ok(Scene { root, volumes })
     }

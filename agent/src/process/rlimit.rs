@@ -3,6 +3,7 @@
 use rustix::process::{Resource, Rlimit};
 
 use crate::failure::{During, Failure, Result};
+use crate::memory::{self, proportions};
 use crate::message;
 
 /// What Docker's own daemon runs with, and so its containers: the guest's kernel would give PID 1's.
@@ -33,7 +34,9 @@ fn resource(name: &str) -> Option<Resource> {
 
 /// Sets the defaults, then `limits`; needs SYS_RESOURCE.
 pub fn apply(limits: &[message::Rlimit]) -> Result<()> {
-    for (resource, limit) in DEFAULTS {
+    // The kernel has set this one when there was less memory.
+    let signals = proportions::most_queued_signals(memory::total_bytes());
+    for (resource, limit) in DEFAULTS.into_iter().chain([(Resource::Sigpending, Some(signals))]) {
         rustix::process::setrlimit(resource, Rlimit { current: limit, maximum: limit }).during("set the limits")?;
     }
     for limit in limits {
