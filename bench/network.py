@@ -137,7 +137,7 @@ def _plain_guest(
 
 
 def measure_guests(rounds: int, place: Outside, probe: Path, scratch: Path) -> dict[str, Series]:
-    """The figures of both pairs, by kind; what a pair can do differs from boot to boot, so there are several of each."""
+    """The figures of both pairs, by kind; what a pair can do differs from boot to boot: several of each."""
     series: dict[str, Series] = {kind: {OURS: [], PLAIN: []} for kind in KINDS}
     with bench_engine({"pool_size": 0}, place.within()) as engine:
         build_template(engine)
