@@ -28,7 +28,7 @@ HOST = ("203.0.113.2", "2001:db8::2")
 PEER = ("203.0.113.1", "2001:db8::1")
 """The internet's end of the cable."""
 UNPRIVILEGED_UID = 12345
-_PREFIXES = ("atoll-host-", "atoll-internet-")
+_PREFIXES = ("test-host-", "test-internet-")
 _TUN = Path("/dev/net/tun")
 _TUN_USERS, _TUN_LOCK = Path("/tmp/atoll-tests-tun.users"), Path("/tmp/atoll-tests-tun.lock")
 _NAMESPACES = Path("/run/netns")
@@ -81,10 +81,10 @@ class Outside:
 
 
 def namespaces() -> list[str]:
-    """The machine's named network namespaces that are Atoll's, but those of fake internets, one line each."""
+    """The machine's named network namespaces that are Atoll's, one line each; those of tests have other names."""
     named = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True, check=True).stdout.splitlines()
     names = sorted(line.split()[0] for line in named)
-    return [f"namespace {name}" for name in names if name.startswith("atoll") and not name.startswith(_PREFIXES)]
+    return [f"namespace {name}" for name in names if name.startswith("atoll")]
 
 
 @contextmanager

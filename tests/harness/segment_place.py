@@ -233,7 +233,7 @@ def endpoint(
 
 @contextmanager
 def _namespace(kind: str) -> Iterator[Namespace]:
-    name = f"atoll-{kind}-{secrets.token_hex(3)}"
+    name = f"test-{kind}-{secrets.token_hex(3)}"
     subprocess.run(["ip", "netns", "add", name], check=True)
     try:
         yield Namespace(name)
