@@ -24,6 +24,7 @@ from atoll.network.uplinks import choose_uplink, host_addresses, host_resolvers
 log = logging.getLogger("atoll.engine")
 
 _TRY_AGAIN_S = 10.0
+_GOODBYE_S = 1.0
 
 
 class Keeper(Protocol):
@@ -197,6 +198,11 @@ class Segments:
         await asyncio.gather(*(segment.close() for segment in self._segments.values()))
         if self._keeper is not None and self._keeper.done() and not self._keeper.cancelled():
             with suppress(AtollError):
-                keeper = self._keeper.result()
-                await keeper.leave()
-                await keeper.close()
+                await _part_from(self._keeper.result())
+
+
+async def _part_from(keeper: Keeper) -> None:
+    with suppress(AtollError, TimeoutError):
+        async with asyncio.timeout(_GOODBYE_S):
+            await keeper.leave()
+    await keeper.close()
