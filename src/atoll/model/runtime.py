@@ -55,8 +55,9 @@ class Claim(Struct, frozen=True, kw_only=True):
 
 
 class StartContainer(Struct, frozen=True, kw_only=True):
-    """Request `start`: the first process begins once the VM is up, with `waits` not before the request `proceed` (which
-    takes no parameters; its result is nil). Result: `RuntimeState`.
+    """Request `start`: with `waits` the first process does not begin before the request `proceed`, whose result is nil.
+
+    Result: `RuntimeState`.
     """
 
     waits: bool = False

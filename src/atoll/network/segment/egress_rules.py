@@ -32,7 +32,7 @@ def table(spec: SegmentSpec) -> str:
     """The table without any endpoint, in the place of the one that is there."""
     blocked = [str(ip_network(address.partition("%")[0], strict=False)) for address in _blocked(spec)]
     gateways = [subnet.gateway for subnet in (spec.network.ipv4, spec.network.ipv6) if subnet is not None]
-    routed = "" if spec.network.isolated else f" ether daddr {bridge_mac(spec.network.id)}"
+    by_way_of_the_gateway = f'iifname "br0" oifname "br0" ether daddr {bridge_mac(spec.network.id)} drop'
     lines = [f"table {TABLE} {{"]
     for family, _, address_type in _FAMILIES:
         lines += [
@@ -65,8 +65,7 @@ def table(spec: SegmentSpec) -> str:
             "type filter hook forward priority filter; policy drop;",
             # Containers reach each other over the bridge, not by way of the gateway, where nothing would be `isolated`.
             # A host may load br_netfilter at any time: what is bridged then comes by here, and is not for that MAC.
-            f'iifname "br0" oifname "br0"{routed} drop',
-            'iifname "br0" oifname "br0" accept',
+            *(() if spec.network.isolated else (by_way_of_the_gateway, 'iifname "br0" oifname "br0" accept')),
             'iifname "br0" oifname "uplink" jump leave',
             'iifname "uplink" oifname "br0" jump enter',
         ),

@@ -63,6 +63,8 @@ class Listeners:
     async def _listen_at(self, address: str) -> tuple["_Datagrams", asyncio.Server]:
         datagrams = _bound(address, self._port, socket.SOCK_DGRAM)
         try:
+            # What one guest may send at once (egress_rules) has room, so that another's question is not lost behind it.
+            datagrams.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVED_BYTES)
             connections = _bound(address, self._port, socket.SOCK_STREAM)
         except OSError:
             datagrams.close()
@@ -178,8 +180,6 @@ def _bound(address: str, port: int, kind: socket.SocketKind) -> socket.socket:
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     opened = socket.socket(family, kind | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
     try:
-        # What one guest may send at once (egress_rules) has room, so that another's question is not lost behind it.
-        opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVED_BYTES)
         opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, int(kind == socket.SOCK_STREAM))
         # An IPv6 address that the bridge has just got is not usable for a moment, and may come after us.
         if family == socket.AF_INET6:
