@@ -7,7 +7,7 @@ Tests of networks have engines on a host of its own, `outside`, connected to a f
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from harness.images import BUSYBOX_CHANGES, busybox_root, debian_root
 from harness.internet import UNPRIVILEGED_UID, Outside, tun_for_everybody
 from harness.internet import outside as make_outside
 from harness.kernel import UnpackedKernel, unpacked_kernel
+from harness.lan import Lan, engine_directory, make_lan
 from harness.template_cache import TemplateCache
 from harness.terminal import Terminal
 from harness.terminal import terminal as open_terminal
@@ -171,6 +172,20 @@ def networked_privately(
     """An engine on the host of `private_outside`, as root, without a pool."""
     with _running_engine(kernel, busybox_tar, templates, outside=private_outside) as running:
         yield running
+
+
+@pytest.fixture(scope="module")
+def lan_directory() -> Iterator[Path]:
+    """An engine's directory, whose keeper these tests share."""
+    with engine_directory() as path:
+        yield path
+
+
+@pytest.fixture
+async def lan(lan_directory: Path) -> AsyncIterator[Lan]:
+    """Three containers on a network."""
+    async with make_lan(lan_directory) as made:
+        yield made
 
 
 @contextmanager

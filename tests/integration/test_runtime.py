@@ -59,6 +59,20 @@ async def test_a_container_runs_under_a_kernel_of_its_own(new_container: NewCont
     assert container.exit_record == status
 
 
+async def test_a_guest_that_is_ready_waits_for_the_hosts_word(new_container: NewContainer) -> None:
+    container = await new_container("true")
+    starting = asyncio.ensure_future(container.client.start(waits=True))
+    async with asyncio.timeout(60):
+        while not (await container.client.state()).pid:
+            pass
+    assert not starting.done()
+    await container.client.proceed()
+    report = (await starting).report
+    assert report is not None
+    assert "wait for the host" in [phase.name for phase in report.phases]
+    assert (await container.client.wait()).code == 0
+
+
 @pytest.mark.parametrize(
     ("command", "error", "code"),
     [(("nosuch",), CommandNotFound, 127), (("/etc",), CommandNotExecutable, 126)],

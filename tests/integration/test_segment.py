@@ -11,7 +11,7 @@ import signal
 import struct
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from contextlib import aclosing, suppress
 from pathlib import Path
 
@@ -32,6 +32,7 @@ from harness.lan import (
     honest,
     honest6,
     make_lan,
+    processes_of,
     spec,
 )
 from harness.lan_forgeries import forgeries
@@ -46,25 +47,11 @@ from atoll.network.keeper_client import start_keeper
 AS_NOBODY = ("setpriv", f"--reuid={UNPRIVILEGED_UID}", f"--regid={UNPRIVILEGED_UID}", "--clear-groups", "--")
 
 
-@pytest.fixture(scope="module")
-def directory() -> Iterator[Path]:
-    """An engine's directory, whose keeper these tests share."""
-    with engine_directory() as path:
-        yield path
-
-
 @pytest.fixture
 def own_directory() -> Iterator[Path]:
     """An engine's directory for one test."""
     with engine_directory() as path:
         yield path
-
-
-@pytest.fixture
-async def lan(directory: Path) -> AsyncIterator[Lan]:
-    """Three containers on a network."""
-    async with make_lan(directory) as made:
-        yield made
 
 
 async def test_links_outlive_the_segment_and_the_next_one_finds_them(lan: Lan) -> None:
@@ -241,6 +228,21 @@ async def test_a_keeper_ends_with_whoever_takes_leave_unless_somebody_needs_it(o
     await keeper.leave()
     await keeper.close()
     process.wait(timeout_s=4)  # it would stay for 5 seconds otherwise
+
+
+async def test_a_segment_whose_start_is_called_off_ends(own_directory: Path) -> None:
+    async with await start_keeper(own_directory):
+        starting = asyncio.ensure_future(start_segment(own_directory, NETWORK_ID))
+        async with asyncio.timeout(20):
+            found: list[Process] = []
+            while not found:
+                await asyncio.sleep(0)
+                found = [process for process in processes_of(own_directory) if "network.segment" in str(process)]
+        starting.cancel()
+        with suppress(asyncio.CancelledError):
+            await starting
+        for process in found:
+            process.wait(timeout_s=4)  # it would serve for 5 seconds otherwise
 
 
 async def test_who_waits_for_a_keeper_that_dies_is_told(own_directory: Path) -> None:

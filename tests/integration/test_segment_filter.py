@@ -7,11 +7,9 @@ more by a user without any privilege (test_segment.py).
 import asyncio
 import random
 import struct
-from collections.abc import AsyncIterator, Iterator
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 
-import pytest
 from harness.ethernet import (
     ARP,
     BROADCAST,
@@ -41,27 +39,12 @@ from harness.lan import (
     B,
     C,
     Lan,
-    engine_directory,
     honest,
     honest6,
     make_lan,
     spec,
 )
 from harness.lan_forgeries import MALLORY, forgeries, fragmented, solicited
-
-
-@pytest.fixture(scope="module")
-def directory() -> Iterator[Path]:
-    """An engine's directory, whose keeper these tests share."""
-    with engine_directory() as path:
-        yield path
-
-
-@pytest.fixture
-async def lan(directory: Path) -> AsyncIterator[Lan]:
-    """Three containers on a network."""
-    async with make_lan(directory) as made:
-        yield made
 
 
 async def test_neighbours_find_and_reach_each_other(lan: Lan) -> None:
@@ -217,8 +200,8 @@ async def test_a_conversation_reaches_no_third(lan: Lan) -> None:
     assert b"hello" not in b"".join(came)
 
 
-async def test_isolated_containers_reach_the_gateway_only(directory: Path) -> None:
-    async with make_lan(directory, isolated=True) as lan:
+async def test_isolated_containers_reach_the_gateway_only(lan_directory: Path) -> None:
+    async with make_lan(lan_directory, isolated=True) as lan:
         a, b, _ = lan.ports
         by_way_of_the_gateway = frame(A.mac, GATEWAY_MAC, IPV4, honest(A, B)[14:])
         for data in (
@@ -234,12 +217,12 @@ async def test_isolated_containers_reach_the_gateway_only(directory: Path) -> No
             assert b"hello" not in b"".join(came)
 
 
-async def test_metadata_is_not_reached_unless_allowed(directory: Path) -> None:
+async def test_metadata_is_not_reached_unless_allowed(lan_directory: Path) -> None:
     to_metadata = [
         frame(A.mac, B.mac, IPV4, ipv4(A.ipv4, "169.254.169.254", TCP, syn(A.ipv4, "169.254.169.254", 80))),
         frame(A.mac, B.mac, IPV6, ipv6(A.ipv6, "fd00:ec2::254", TCP, syn(A.ipv6, "fd00:ec2::254", 80))),
     ]
-    async with make_lan(directory) as lan:
+    async with make_lan(lan_directory) as lan:
         a, b, _ = lan.ports
         assert await lan.arriving(b, *to_metadata, by=a) == []
         assert await lan.forged() == 0
