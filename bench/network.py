@@ -1,7 +1,8 @@
 """Measures networks against what does the same without us (docs/performance.md).
 
 Two containers on a network, and two plain guests (bench/guest.py) on taps of a bridge, take turns: a stream of bytes
-from guest to guest, one from the namespace of the bridge to a guest, and connecting. Then a published port, and
+from guest to guest, one from the namespace of the bridge to a guest, and connecting; both pairs are started several
+times, for what one can do differs from boot to boot. Then a published port, and
 docker-proxy, lead to the same server in a namespace without a guest. Then starts of a container with a network and
 without one take turns.
 
@@ -213,7 +214,9 @@ def ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:
 def main() -> None:
     """Measure, print, and compare with the limits."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5, help="runs of each kind that count (default: %(default)s)")
+    parser.add_argument(
+        "--rounds", type=int, default=5, help="runs that count, for guests in each boot (default: %(default)s)"
+    )
     parser.add_argument("--only", choices=["guests", "ports", "starts"], help="only one part")
     options = parser.parse_args()
     broken = False
@@ -232,7 +235,7 @@ def main() -> None:
                     "ratio", ratio(ours, plain) if is_more_better else ratio(plain, ours), LEAST, least=True
                 )
         if options.only in (None, "ports"):
-            found = measure_ports(options.rounds + 2, place)
+            found = measure_ports(options.rounds, place)
             print_table("through a published port", found, "MiB/s")
             broken |= judged("ratio", ratio(found[OURS], found[PROXY]), LEAST_PORT, least=True)
         if options.only in (None, "starts"):
